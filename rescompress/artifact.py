@@ -1,0 +1,193 @@
+"""An exported model on disk: a folder with its files, their hashes and a manifest, written atomically."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from rescompress.errors import InputRefused, ResourceExhausted
+from rescompress.spec import ModelSpec
+
+MANIFEST = "manifest.json"
+SCHEMA = "rescompress.artifact/1"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact's folder holds.
+
+    Attributes:
+        backend: the runtime that the artifact was exported for.
+        label: the stage that it was exported from, such as ``04-quantize``.
+        entry: the file that the runtime loads.
+        files: SHA-256 of each file, by name.
+        precision: the precision that was asked for.
+        source_sha256: SHA-256 of the checkpoint that was exported.
+        key: digest of everything that the artifact depends on.
+    """
+
+    schema: str
+    tool_version: str
+    backend: str
+    label: str
+    precision: str
+    entry: str
+    files: dict[str, str]
+    model: ModelSpec
+    source: str
+    source_sha256: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact whose files have been checked against its manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def entry(self) -> Path:
+        return self.folder / self.manifest.entry
+
+    @property
+    def size_bytes(self) -> int:
+        return sum((self.folder / name).stat().st_size for name in self.manifest.files)
+
+    @property
+    def sha256(self) -> str:
+        """One digest for all files: the digest of the manifest's list of digests."""
+        return digest(self.manifest.files)
+
+
+def open_artifact(folder: Path) -> Artifact:
+    """Read an artifact's manifest and check every file against its SHA-256.
+
+    Raises:
+        InputRefused: the folder is no artifact, or a file is missing or was changed.
+    """
+    remedy = "Export the model again, or point to the folder that holds manifest.json."
+    try:
+        manifest = TypeAdapter(Manifest).validate_json((folder / MANIFEST).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputRefused(f"{folder} is not an artifact: it has no {MANIFEST}.", remedy) from None
+    except ValidationError as error:
+        raise InputRefused(f"{folder / MANIFEST} can't be read: {error.errors()[0]['msg']}.", remedy) from None
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file() or sha256_of(path) != expected:
+            raise InputRefused(f"{path} is missing or was changed since it was exported.", remedy)
+    return Artifact(folder, manifest)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        h = hashlib.sha256()
+        while block := file.read(1 << 20):
+            h.update(block)
+    return h.hexdigest()
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value, in hexadecimal; equal values have equal digests."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def to_json(value: Any) -> bytes:
+    """A frozen value as readable JSON, the same bytes for the same value."""
+    plain = asdict(value) if hasattr(value, "__dataclass_fields__") else value
+    return (json.dumps(plain, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; on success it is synced and renamed to ``path``, else removed.
+
+    Raises:
+        ResourceExhausted: the disk is full.
+        InputRefused: the place can't be written.
+    """
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file atomically."""
+    with writing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_artifact(
+    folder: Path, fill: Callable[[Path], str], describe: Callable[[str, dict[str, str]], Manifest]
+) -> Artifact:
+    """Make an artifact's folder atomically: it appears complete, manifest included, or not at all.
+
+    Args:
+        folder: where the artifact goes; what stood there is replaced.
+        fill: writes the files into the folder that it is given and returns the entry file's name.
+        describe: makes the manifest from the entry's name and the files' digests.
+    """
+    with explained(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            entry = fill(temporary)
+            files = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
+            manifest = describe(entry, files)
+            (temporary / MANIFEST).write_bytes(to_json(manifest))
+            for path in temporary.iterdir():
+                _sync(path)
+            temporary.chmod(0o755)
+            if folder.exists():
+                shutil.rmtree(folder)
+            temporary.replace(folder)
+            _sync(folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return Artifact(folder, manifest)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write into our own errors."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceExhausted(
+                f"The disk is full: {path} can't be written.", "Free some space and run again."
+            ) from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            raise InputRefused(
+                f"{path} can't be written: {(error.strerror or 'refused').lower()}.", "Choose another folder with -o."
+            ) from None
+        raise
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,89 @@
+"""Where a model runs: one file per runtime, each satisfying the same Protocol."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rescompress import catalog
+from rescompress.artifact import Artifact
+from rescompress.errors import BackendMissing
+from rescompress.spec import ModelSpec, PrecisionReport, QuantScheme
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PACKAGE = "rescompress.backends"
+FORMATS = {"onnx": "onnxruntime"}
+"""File formats by which people call a backend."""
+
+
+class Session(Protocol):
+    """A loaded artifact that runs."""
+
+    def __enter__(self) -> "Session": ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Preprocessed images ``[n, 3, h, w]`` to logits ``[n, classes]``."""
+        ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """What each file of this folder offers."""
+
+    SCHEME: QuantScheme
+
+    def missing(self) -> str | None:
+        """The pip requirement that is not installed here, or None."""
+        ...
+
+    def versions(self) -> dict[str, str]:
+        """Releases of the packages that make and run the artifact."""
+        ...
+
+    def export(self, model: "nn.Module", spec: ModelSpec, folder: Path, **knobs: Any) -> str:
+        """Write the artifact's files into an empty folder and return the entry file's name."""
+        ...
+
+    def load(self, artifact: Artifact, *, threads: int) -> Session:
+        """Load an artifact; a provider other than the one asked for is an error."""
+        ...
+
+    def audit(self, artifact: Artifact) -> PrecisionReport:
+        """The precision that each layer really has, read off what the runtime built."""
+        ...
+
+
+def names() -> Sequence[str]:
+    """Names of all backends."""
+    return catalog.names(PACKAGE)
+
+
+def get(name: str) -> Backend:
+    """A backend by its own name or by its file format's.
+
+    Raises:
+        RecipeError: there is no such backend.
+    """
+    return cast(Backend, catalog.load(PACKAGE, FORMATS.get(name, name)))
+
+
+def require(name: str) -> Backend:
+    """A backend that is installed here.
+
+    Raises:
+        BackendMissing: its packages are not installed.
+    """
+    backend = get(name)
+    missing = backend.missing()
+    if missing:
+        raise BackendMissing(f"{name} needs {missing}, which is not installed.", f"Run: pip install '{missing}'")
+    return backend

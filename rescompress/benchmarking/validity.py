@@ -1,0 +1,100 @@
+"""Can the timing be trusted? A verdict with its reasons, read off measured facts and nothing else."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rescompress.spec import LatencyRow, Verdict
+
+_LAUNCHES = 5
+_QUERIES = 64  # what LoadGen's early stopping asks for a 90th percentile
+_COV = 0.05
+_DRIFT = 0.03
+_NOISE_FLOOR = 0.03
+_FOREIGN = 0.05
+_STOLEN = 0.01
+_SMALLEST_DIFFERENCE = 0.01
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was seen while timing. None means that this system does not tell.
+
+    Attributes:
+        launches: fresh processes per candidate.
+        queries: measured queries of each candidate.
+        mismatched: candidates whose output changed from one launch to another.
+        unsteady: candidates that were still warming up when they were timed.
+        cov: coefficient of variation of each candidate's block medians.
+        drift: change from the first to the last third of each candidate's blocks.
+        noise_floor: how far the ratio of two copies of the baseline may be from 1.
+        foreign: share of the machine's CPU time that other programs took.
+        stolen: share of the machine's CPU time that the hypervisor gave to other machines.
+    """
+
+    launches: int
+    queries: dict[str, int]
+    mismatched: tuple[str, ...]
+    unsteady: tuple[str, ...]
+    cov: dict[str, float]
+    drift: dict[str, float]
+    noise_floor: float
+    foreign: float | None
+    stolen: float | None
+
+
+def judge(facts: Facts) -> tuple[Verdict, tuple[str, ...]]:
+    """The verdict and its reasons, a sentence each.
+
+    Where several candidates are too unsteady, the worst is named. What could not be seen is told, but changes no
+    verdict.
+    """
+    wrong, weak, unseen = tuple(_wrong(facts)), tuple(_weak(facts)), tuple(_unseen(facts))
+    verdict: Verdict = "INVALID" if wrong else "INDICATIVE" if weak else "VALID"
+    return verdict, wrong + weak + unseen
+
+
+def differs(latency: LatencyRow, noise_floor: float) -> bool:
+    """Is this artifact really slower or faster than the baseline?
+
+    Its interval must exclude 1, and the difference must exceed 1 % and what two equal copies showed.
+    """
+    outside = latency.ratio_low > 1 or latency.ratio_high < 1
+    return outside and abs(latency.ratio - 1) > max(_SMALLEST_DIFFERENCE, noise_floor)
+
+
+def _wrong(facts: Facts) -> Iterator[str]:
+    for name in facts.mismatched:
+        yield f"{name} computed different outputs in different launches (output mismatch)."
+
+
+def _weak(facts: Facts) -> Iterator[str]:
+    if facts.launches < _LAUNCHES:
+        yield f"Only {facts.launches} launches were made; {_LAUNCHES} are needed."
+    name = min(facts.queries, key=facts.queries.__getitem__)
+    if facts.queries[name] < _QUERIES:
+        yield f"{name} answered only {facts.queries[name]} queries; {_QUERIES} are needed."
+    if facts.unsteady:
+        yield f"Still warming up when they were timed: {', '.join(facts.unsteady)}."
+    name = max(facts.cov, key=facts.cov.__getitem__)
+    if facts.cov[name] > _COV:
+        yield f"{name} varied by {facts.cov[name]:.1%} from block to block; {_COV:.0%} is the limit."
+    name = max(facts.drift, key=lambda name: abs(facts.drift[name]))
+    if abs(facts.drift[name]) > _DRIFT:
+        yield f"{name} drifted by {facts.drift[name]:+.1%} from its first third to its last; {_DRIFT:.0%} is the limit."
+    yield from _disturbed(facts)
+
+
+def _disturbed(facts: Facts) -> Iterator[str]:
+    if facts.noise_floor > _NOISE_FLOOR:
+        yield f"Two copies of the baseline differ by up to {facts.noise_floor:.1%}; {_NOISE_FLOOR:.0%} is the limit."
+    if facts.foreign is not None and facts.foreign > _FOREIGN:
+        yield f"Other programs took {facts.foreign:.0%} of the machine; {_FOREIGN:.0%} is the limit."
+    if facts.stolen is not None and facts.stolen > _STOLEN:
+        yield f"The hypervisor stole {facts.stolen:.1%} of the machine; {_STOLEN:.0%} is the limit."
+
+
+def _unseen(facts: Facts) -> Iterator[str]:
+    if facts.foreign is None:
+        yield "The load by other programs is unavailable on this system."
+    if facts.stolen is None:
+        yield "The time stolen by a hypervisor is unavailable on this system."

@@ -1,0 +1,97 @@
+"""Where labelled images come from: one file per source, each with ``load(preprocessing, *, knobs) -> Data``."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from rescompress import catalog
+from rescompress.errors import InputRefused
+from rescompress.spec import Preprocessing
+
+PACKAGE = "rescompress.data"
+
+
+@runtime_checkable
+class Split(Protocol):
+    """Labelled images, resized and cropped but not yet normalized."""
+
+    @property
+    def labels(self) -> Int[Tensor, " n"]:
+        """Class of each image, an index into the source's classes."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int]) -> UInt8[Tensor, "b 3 h w"]:
+        """The images at these places, RGB, 0 to 255."""
+        ...
+
+
+@dataclass(frozen=True)
+class Data:
+    """Three disjoint splits of one source.
+
+    Attributes:
+        classes: name of each class; a label is an index into it.
+        train: images that weights may be fitted on.
+        calibration: images that INT8 ranges may be read off; none of them is in ``train`` or ``test``.
+        test: images that only ever give accuracy.
+        fingerprint: digest of the images and the split, so that a run knows when its data changed.
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    train: Split
+    calibration: Split
+    test: Split
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """A split whose decoded images fit in memory."""
+
+    images: UInt8[Tensor, "n 3 h w"]
+    labels: Int[Tensor, " n"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, indices: Sequence[int]) -> UInt8[Tensor, "b 3 h w"]:
+        """The images at these places."""
+        return self.images[torch.as_tensor(indices, dtype=torch.int64)]
+
+
+def load(source: str, preprocessing: Preprocessing, **knobs: Any) -> Data:
+    """Open a data source by its file's name.
+
+    Raises:
+        RecipeError: there is no such source.
+        InputRefused: its files are missing, empty or corrupt.
+    """
+    data: Data = catalog.load(PACKAGE, source).load(preprocessing, **knobs)
+    for name, split in (("train", data.train), ("calibration", data.calibration), ("test", data.test)):
+        if not len(split):
+            raise InputRefused(f"The {name} split of {source} holds no image.", "Check the folder's layout.")
+    return data
+
+
+def normalize(images: UInt8[Tensor, "b 3 h w"], preprocessing: Preprocessing) -> Float[Tensor, "b 3 h w"]:
+    """Bytes to the network's input: ``(x / 255 - mean) / std`` per channel."""
+    mean = torch.tensor(preprocessing.mean).view(3, 1, 1)
+    std = torch.tensor(preprocessing.std).view(3, 1, 1)
+    return (images.float() / 255 - mean.to(images.device)) / std.to(images.device)
+
+
+def batches(
+    split: Split, preprocessing: Preprocessing, batch: int, limit: int | None = None
+) -> Iterator[tuple[Float[Tensor, "b 3 h w"], Int[Tensor, " b"]]]:
+    """Normalized images and labels in the split's order; ``limit`` stops after so many images."""
+    count = len(split) if limit is None else min(limit, len(split))
+    for start in range(0, count, batch):
+        indices = range(start, min(start + batch, count))
+        yield normalize(split.read(indices), preprocessing), split.labels[start : indices.stop]

@@ -1,0 +1,194 @@
+"""What a quantized model is made of: fake-quant modules in a captured graph, and their lowering to Q/DQ.
+
+A quantized model is the captured graph with a ``FakeQuantize`` behind every value that a ``Site`` names. It runs and trains
+in eager PyTorch. ``lower`` swaps each fake-quant for a quantize/dequantize pair with INT8 weights stored as integers;
+every backend that goes through ``torch.export`` starts from that one program.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
+from jaxtyping import Float, Int
+from torch import Tensor, fx, nn
+
+from rescompress import graph
+
+_ops = torch.ops.quantized_decomposed
+Dtype = Literal["uint8", "int8", "int32"]
+LIMITS: dict[Dtype, tuple[int, int]] = {"uint8": (0, 255), "int8": (-128, 127), "int32": (-(2**31), 2**31 - 1)}
+WEIGHT_LIMITS = (-127, 127)
+"""Weights leave -128 out, so that a symmetric scale reaches both ends alike."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One value that becomes INT8.
+
+    Attributes:
+        value: stable name of the value in the captured graph, such as ``layer1.0.relu`` or ``conv1.weight``.
+        quantizer: name of the fake-quant; sites that must keep one scale share one quantizer.
+        dtype: integer type of the value.
+        channels: scales along axis 0 of a weight; None for one scale.
+    """
+
+    value: str
+    quantizer: str
+    dtype: Dtype
+    channels: int | None = None
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        return WEIGHT_LIMITS if self.is_weight else LIMITS[self.dtype]
+
+    @property
+    def is_weight(self) -> bool:
+        return self.value.endswith(".weight")
+
+
+class FakeQuantize(nn.Module):
+    """``s (clamp(round(x / s) + z, q_min, q_max) - z)``: INT8's grid in float, with a straight-through gradient.
+
+    Args:
+        site: dtype and granularity.
+    """
+
+    scale: Float[Tensor, " k"]
+    zero_point: Int[Tensor, " k"]
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.site = site
+        size = site.channels or 1
+        self.register_buffer("scale", torch.ones(size))
+        self.register_buffer("zero_point", torch.zeros(size, dtype=torch.int32))
+
+    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The value rounded to the grid, in float, of the same shape."""
+        low, high = self.site.limits
+        if self.site.channels is None:
+            return torch.fake_quantize_per_tensor_affine(x, self.scale[0], self.zero_point[0], low, high)
+        return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, 0, low, high)
+
+
+class QuantizeDequantize(nn.Module):
+    """A fake-quant as the pair of ops that exporters know."""
+
+    def __init__(self, quantizer: FakeQuantize) -> None:
+        super().__init__()
+        dtype = getattr(torch, quantizer.site.dtype)
+        self.arguments = (float(quantizer.scale[0]), int(quantizer.zero_point[0]), *quantizer.site.limits, dtype)
+
+    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Quantize, then dequantize."""
+        q = _ops.quantize_per_tensor.default(x, *self.arguments)
+        return cast(Tensor, _ops.dequantize_per_tensor.default(q, *self.arguments))
+
+
+class Dequantize(nn.Module):
+    """A constant that is stored as integers: ``s q`` along axis 0."""
+
+    integers: Int[Tensor, "..."]
+
+    def __init__(
+        self, x: Float[Tensor, "c ..."], scale: Float[Tensor, " c"], dtype: Dtype, limits: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        steps = x.double() / scale.double().view(-1, *[1] * (x.dim() - 1))
+        kind = getattr(torch, dtype)
+        self.register_buffer("integers", steps.round().clamp(*limits).to(kind))
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", torch.zeros_like(scale, dtype=kind))
+        self.arguments = (0, *limits, kind)
+
+    def forward(self) -> Float[Tensor, "c ..."]:
+        """The constant in float."""
+        q = _ops.dequantize_per_channel.default(self.integers, self.scale, self.zero_point, *self.arguments)
+        return cast(Tensor, q)
+
+
+def insert(traced: fx.GraphModule, sites: Sequence[Site]) -> None:
+    """Put a fake-quant behind every site of a captured graph, in place. Scales start at 1."""
+    values = graph.values(traced)
+    for site in sites:
+        path = _path(site.quantizer)
+        if not any(name == path for name, _ in traced.named_modules()):
+            traced.add_submodule(path, FakeQuantize(site))
+        node = values[site.value]
+        with traced.graph.inserting_after(node):
+            quantized = traced.graph.call_module(path, (node,))
+        node.replace_all_uses_with(quantized, delete_user_cb=lambda user, own=quantized: user is not own)  # type: ignore[misc]
+    traced.meta["sites"] = tuple(sites)
+    traced.recompile()
+
+
+def sites_of(model: nn.Module) -> tuple[Site, ...]:
+    """The sites of a quantized model; empty for any other."""
+    return tuple(getattr(model, "meta", {}).get("sites", ()))
+
+
+def quantizer_of(traced: fx.GraphModule, site: Site) -> FakeQuantize:
+    """The fake-quant module of a site."""
+    return cast(FakeQuantize, traced.get_submodule(_path(site.quantizer)))
+
+
+def quantizer_behind(traced: fx.GraphModule, node: object) -> FakeQuantize | None:
+    """The fake-quant that a node calls, if it calls one."""
+    if not isinstance(node, fx.Node) or node.op != "call_module":
+        return None
+    module = traced.get_submodule(str(node.target))
+    return module if isinstance(module, FakeQuantize) else None
+
+
+def lower(model: fx.GraphModule) -> fx.GraphModule:
+    """A copy whose fake-quants are Q/DQ pairs, with INT8 weights and INT32 biases stored as integers."""
+    traced = copy.deepcopy(model)
+    for node in list(traced.graph.nodes):
+        if graph.op_of(node) in ("conv", "linear"):
+            _lower_bias(traced, node)
+    for node in list(traced.graph.nodes):
+        quantizer = quantizer_behind(traced, node)
+        if quantizer is None:
+            continue
+        if quantizer.site.is_weight:
+            weight = graph.tensor_of(traced, node.args[0]).detach()
+            scale = quantizer.scale.expand(len(weight)).clone()
+            _replace(traced, node, Dequantize(weight, scale, "int8", WEIGHT_LIMITS))
+        else:
+            _replace(traced, node, QuantizeDequantize(quantizer), *node.args)
+    traced.graph.eliminate_dead_code()
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return traced
+
+
+def _lower_bias(traced: fx.GraphModule, node: fx.Node) -> None:
+    """Integer kernels add the bias to the accumulator, so its scale is input scale times weight scale."""
+    x = quantizer_behind(traced, node.args[0])
+    w = quantizer_behind(traced, node.args[1])
+    b = node.args[2] if len(node.args) > 2 else None
+    if x is None or w is None or not isinstance(b, fx.Node):
+        return
+    bias = graph.tensor_of(traced, b).detach()
+    module = Dequantize(bias, (x.scale * w.scale).expand(len(bias)).clone(), "int32", LIMITS["int32"])
+    traced.add_submodule(_path(f"{graph.name_of(b)}.lowered"), module)
+    with traced.graph.inserting_before(node):
+        dequantized = traced.graph.call_module(_path(f"{graph.name_of(b)}.lowered"), ())
+    node.update_arg(2, dequantized)
+
+
+def _replace(traced: fx.GraphModule, node: fx.Node, module: nn.Module, *args: fx.node.Argument) -> None:
+    path = f"{node.target}_lowered"
+    if not any(name == path for name, _ in traced.named_modules()):
+        traced.add_submodule(path, module)
+    with traced.graph.inserting_before(node):
+        lowered = traced.graph.call_module(path, args)
+    node.replace_all_uses_with(lowered)
+    traced.graph.erase_node(node)
+
+
+def _path(quantizer: str) -> str:
+    return "fakequant." + quantizer.replace(".", "_")

@@ -1,0 +1,65 @@
+"""Each BatchNorm folds into the convolution before it, so that the runtime never sees it."""
+
+import copy
+
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from rescompress import graph, models
+from rescompress.context import Context
+from rescompress.knobs import checked
+
+
+@checked
+def fuse(model: nn.Module, ctx: Context) -> nn.Module:
+    """Fold every BatchNorm that directly follows a convolution into it; the outputs stay the same up to rounding.
+
+    ``w' = w γ / sqrt(σ² + ε)`` and ``b' = (b - μ) γ / sqrt(σ² + ε) + β`` per output channel. A BatchNorm that follows
+    anything else (as in pre-activation networks), or whose convolution feeds others too, stays.
+
+    Args:
+        model: a float model.
+        ctx: not needed by this stage.
+    """
+    fused = copy.deepcopy(model).eval()
+    for conv_name, bn_name in foldable(model):
+        conv, bn = fused.get_submodule(conv_name), fused.get_submodule(bn_name)
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(bn, nn.BatchNorm2d)
+        fold(conv, bn)
+        parent, _, name = bn_name.rpartition(".")
+        setattr(fused.get_submodule(parent), name, nn.Identity())
+    return fused
+
+
+def fold(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> None:
+    """Fold a BatchNorm's affine map into a convolution, in place and in double precision."""
+    parts = (conv.weight, conv.bias, bn.running_mean, bn.running_var)
+    w, b, mean, var = (None if part is None else part.detach().double() for part in parts)
+    gamma, beta = (None if part is None else part.detach().double() for part in (bn.weight, bn.bias))
+    assert w is not None
+    assert mean is not None
+    assert var is not None
+    weight, bias = fuse_conv_bn_weights(w, b, mean, var, bn.eps, gamma, beta)
+    conv.weight = nn.Parameter(weight.float(), conv.weight.requires_grad)
+    conv.bias = nn.Parameter(bias.float(), conv.weight.requires_grad)
+
+
+def foldable(model: nn.Module) -> list[tuple[str, str]]:
+    """Names of each convolution and the BatchNorm that alone reads its output."""
+    traced = graph.capture(model, models.spec_of(model).input_shape)
+    pairs = []
+    for node in traced.graph.nodes:
+        if graph.op_of(node) == "batch_norm" and isinstance(node.args[0], fx.Node):
+            conv = node.args[0]
+            module = dict(model.named_modules()).get(_owner(node))
+            if graph.op_of(conv) == "conv" and len(conv.users) == 1 and type(module) is nn.BatchNorm2d:
+                pairs.append((graph.name_of(conv), _owner(node)))
+    return pairs
+
+
+def _owner(node: fx.Node) -> str:
+    """Name of the BatchNorm module that a batch_norm node runs, read off its running mean."""
+    running_mean = node.args[3]
+    assert isinstance(running_mean, fx.Node)
+    return str(running_mean.target).rpartition(".")[0]

@@ -1,0 +1,136 @@
+"""A model as a graph of ATen ops in which every value bears a stable name made of module names.
+
+The names (``layer1.0.conv1``, ``layer1.0.relu_1``, ``layer1.0.conv1.weight``) don't depend on the PyTorch release, so a
+checkpoint may store them and a report may show them.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, export
+
+INPUT = "images"
+_aten = torch.ops.aten
+OPS: dict[Any, str] = {
+    _aten.conv2d.default: "conv",
+    _aten.linear.default: "linear",
+    _aten.add.Tensor: "add",
+    _aten.relu.default: "relu",
+    _aten.max_pool2d.default: "max_pool",
+    _aten.avg_pool2d.default: "avg_pool",
+    _aten.adaptive_avg_pool2d.default: "avg_pool",
+    _aten.mean.dim: "avg_pool",
+    _aten._native_batch_norm_legit_no_training.default: "batch_norm",
+    _aten.view.default: "reshape",
+    _aten.reshape.default: "reshape",
+    _aten.flatten.using_ints: "reshape",
+}
+"""The ops that stages may reason about; any other op keeps its ATen name and is left alone."""
+
+
+def capture(model: nn.Module, input_shape: tuple[int, int, int]) -> fx.GraphModule:
+    """Trace a model in eval mode with ``torch.export``; a captured model comes back as it is.
+
+    Args:
+        model: any module that maps ``[n, *input_shape]`` to one tensor. Its parameters are shared, not copied.
+        input_shape: shape of one image, channels first; the batch stays dynamic.
+    """
+    if is_captured(model):
+        return cast(fx.GraphModule, model)
+    # A batch of one would be specialized into the graph.
+    example = torch.zeros(2, *input_shape, device=next(model.parameters()).device)
+    with evaluating(model), warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = export(model, (example,), dynamic_shapes=({0: Dim("n")},), strict=False)
+        traced = cast(fx.GraphModule, program.run_decompositions({}).module(check_guards=False))
+    leaves = {name for name, module in model.named_modules() if not list(module.children())}
+    _drop_size_nodes(traced)
+    _name_values(traced.graph, leaves)
+    traced.meta["captured"] = True
+    return traced
+
+
+def is_captured(model: nn.Module) -> bool:
+    """Whether ``capture`` made this module."""
+    return isinstance(model, fx.GraphModule) and bool(model.meta.get("captured"))
+
+
+def name_of(node: fx.Node) -> str:
+    """The stable name of the value that a node makes."""
+    return str(node.meta["value_name"])
+
+
+def op_of(node: fx.Node) -> str:
+    """What a node does, in the vocabulary of ``OPS``; the ATen name for what is not in it."""
+    if node.op != "call_function":
+        return node.op
+    return OPS.get(node.target) or getattr(node.target, "__name__", str(node.target)).partition(".")[0]
+
+
+def inputs_of(node: fx.Node) -> list[fx.Node]:
+    """The nodes whose values a node reads, parameters left out."""
+    return [source for source in node.all_input_nodes if source.op != "get_attr"]
+
+
+def tensor_of(traced: fx.GraphModule, node: fx.Node) -> Tensor:
+    """The parameter or buffer that a ``get_attr`` node reads."""
+    parent, _, name = str(node.target).rpartition(".")
+    return cast(Tensor, getattr(traced.get_submodule(parent), name))
+
+
+def values(traced: fx.GraphModule) -> dict[str, fx.Node]:
+    """Every named value of a captured graph, parameters included, in order of execution."""
+    return {name_of(node): node for node in traced.graph.nodes if "value_name" in node.meta}
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Put a model in eval mode and give every module its own mode back afterwards."""
+    before = {module: module.training for module in model.modules()}
+    try:
+        for module in before:
+            module.training = False
+        yield model
+    finally:
+        for module, training in before.items():
+            module.training = training
+
+
+def _drop_size_nodes(traced: fx.GraphModule) -> None:
+    """Let a reshape say -1 where export wrote the batch size, so that the graph holds tensors only."""
+    for node in list(traced.graph.nodes):
+        if node.op == "call_function" and node.target in (_aten.sym_size.int, _aten.sym_size.default):
+            for user in list(node.users):
+                user.args = fx.map_arg(user.args, lambda arg, size=node: -1 if arg is size else arg)
+    traced.graph.eliminate_dead_code()
+    traced.recompile()
+
+
+def _name_values(graph: fx.Graph, leaves: set[str]) -> None:
+    taken: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            name = INPUT
+        elif node.op == "get_attr":
+            name = str(node.target)
+        elif node.op == "call_function":
+            name = _name_call(node, leaves)
+        else:
+            continue
+        count = taken.get(name, 0)
+        taken[name] = count + 1
+        node.meta["value_name"] = f"{name}_{count}" if count and node.op == "call_function" else name
+
+
+def _name_call(node: fx.Node, leaves: set[str]) -> str:
+    if op_of(node) in ("conv", "linear"):
+        return str(node.args[1].target).rpartition(".")[0]  # type: ignore[union-attr]
+    stack = node.meta.get("nn_module_stack") or {}
+    path = list(stack.values())[-1][0] if stack else ""
+    if path in leaves:
+        return str(path)
+    return f"{path}.{op_of(node)}" if path else op_of(node)

@@ -1,0 +1,104 @@
+"""Layers whose channels can be cut, and the one that stock PyTorch lacks: He et al.'s parameter-free shortcut."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class PadShortcut(nn.Module):
+    """Option A of He et al. 2015 (arXiv:1512.03385, section 4.2): subsample, then fill up with zero channels.
+
+    Output channel ``j`` is input channel ``sources[j]``, or zero where ``sources[j]`` is -1. Stated so, cutting channels
+    on either side is bookkeeping: an input that leaves turns its copies into zeros, an output that leaves is dropped.
+    It runs as a 1 x 1 convolution with fixed weights of 0 and 1, which runtimes fuse with the add behind it and keep in
+    INT8, where slicing and padding would break both.
+
+    Args:
+        in_channels: channels of the input.
+        sources: for each output channel the input channel it copies, or -1.
+        stride: spatial subsampling.
+    """
+
+    weight: Float[Tensor, "d c 1 1"]
+
+    def __init__(self, in_channels: int, sources: Sequence[int], stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.connect(in_channels, sources)
+
+    @classmethod
+    def widening(cls, in_channels: int, out_channels: int, stride: int) -> "PadShortcut":
+        """The stock shortcut: as many zero channels before as behind."""
+        before = (out_channels - in_channels) // 2
+        after = out_channels - in_channels - before
+        return cls(in_channels, (-1,) * before + tuple(range(in_channels)) + (-1,) * after, stride)
+
+    @property
+    def out_channels(self) -> int:
+        return len(self.sources)
+
+    def connect(self, in_channels: int, sources: Sequence[int]) -> None:
+        """Set which input channel each output channel copies."""
+        self.in_channels, self.sources = in_channels, tuple(sources)
+        weight = torch.zeros(len(self.sources), in_channels, 1, 1)
+        for j, source in enumerate(self.sources):
+            if source >= 0:
+                weight[j, source] = 1
+        # Not persistent: public checkpoints of these networks have no such tensor.
+        self.register_buffer("weight", weight, persistent=False)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
+        """``y[:, j] = x[:, sources[j], ::stride, ::stride]``, or 0."""
+        return F.conv2d(x, self.weight, stride=self.stride)
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        return f"{self.in_channels}, {self.out_channels}, stride={self.stride}"
+
+
+def keep_channels(layer: nn.Module, inputs: Sequence[int] | None, outputs: Sequence[int] | None) -> None:
+    """Keep only these input or output channels of one layer, in place; None keeps a side as it is.
+
+    Raises:
+        TypeError: the layer is of a kind whose channels can't be cut, or a convolution with groups.
+    """
+    if isinstance(layer, nn.Conv2d) and layer.groups == 1:
+        _keep_weights(layer, inputs, outputs)
+        layer.out_channels, layer.in_channels = layer.weight.shape[:2]
+    elif isinstance(layer, nn.Linear):
+        _keep_weights(layer, inputs, outputs)
+        layer.out_features, layer.in_features = layer.weight.shape
+    elif isinstance(layer, nn.BatchNorm2d) and outputs is not None:
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            _keep(layer, name, 0, outputs)
+        layer.num_features = len(outputs)
+    elif isinstance(layer, PadShortcut):
+        _keep_sources(layer, inputs, outputs)
+    else:
+        raise TypeError(f"channels of a {type(layer).__name__} can't be cut")
+
+
+def _keep_sources(layer: PadShortcut, inputs: Sequence[int] | None, outputs: Sequence[int] | None) -> None:
+    inputs = range(layer.in_channels) if inputs is None else inputs
+    place = {old: new for new, old in enumerate(inputs)}
+    kept = [layer.sources[j] for j in (range(layer.out_channels) if outputs is None else outputs)]
+    layer.connect(len(inputs), [place.get(source, -1) for source in kept])
+
+
+def _keep_weights(layer: nn.Conv2d | nn.Linear, inputs: Sequence[int] | None, outputs: Sequence[int] | None) -> None:
+    if inputs is not None:
+        _keep(layer, "weight", 1, inputs)
+    if outputs is not None:
+        _keep(layer, "weight", 0, outputs)
+        _keep(layer, "bias", 0, outputs)
+
+
+def _keep(layer: nn.Module, name: str, dim: int, places: Sequence[int]) -> None:
+    tensor = getattr(layer, name)
+    if tensor is None:
+        return
+    kept = tensor.detach().index_select(dim, torch.as_tensor(places, dtype=torch.int64)).contiguous()
+    setattr(layer, name, nn.Parameter(kept, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else kept)

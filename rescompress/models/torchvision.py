@@ -1,0 +1,33 @@
+"""torchvision's ResNets, ResNeXts and wide ResNets, by torchvision's own names (He et al. 2015, arXiv:1512.03385)."""
+
+from typing import Any, cast
+
+from torch import nn
+
+from rescompress.models._torchvision_import import import_torchvision
+from rescompress.spec import Preprocessing
+
+ARCHITECTURES = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+)
+PREPROCESSING = Preprocessing(resize=256, crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+def build(architecture: str, classes: int, **arguments: Any) -> nn.Module:
+    """The stock network with random weights; ``arguments`` go to ``torchvision.models.resnet.ResNet``."""
+    torchvision = import_torchvision()
+    model = torchvision.models.get_model(architecture, weights=None, num_classes=classes, **arguments)
+    return cast(nn.Module, model)
+
+
+def rename(name: str) -> str:
+    """DataParallel checkpoints say ``module.`` in front."""
+    return name.removeprefix("module.")

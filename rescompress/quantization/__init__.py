@@ -1,0 +1,83 @@
+"""Post-training quantization to INT8: one calibration, then ranges and placement for one runtime's scheme."""
+
+import copy
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from rescompress import backends, checkpoint, data, fakequant, graph, models, progress
+from rescompress.context import Context
+from rescompress.errors import InputRefused
+from rescompress.knobs import Choice, Folder, Named, checked
+from rescompress.quantization.calibration import Histogram, calibrate
+from rescompress.quantization.placement import place
+from rescompress.quantization.ranges import set_activation, set_weight
+
+__all__ = ["Histogram", "calibrate", "place", "quantize"]
+
+OBSERVERS = Folder("rescompress.quantization.observers", "range_of")
+FEWEST_IMAGES = 16
+
+
+@checked
+def quantize(
+    model: nn.Module,
+    ctx: Context,
+    *,
+    precision: Literal["int8"] = "int8",
+    runtime: Annotated[str, Named("rescompress.backends")] = "onnxruntime",
+    observer: Annotated[Choice, OBSERVERS] = "percentile",
+    calibration_images: Annotated[int, Field(ge=FEWEST_IMAGES)] = 512,
+    batch: Annotated[int, Field(ge=1)] = 32,
+) -> nn.Module:
+    """Quantize weights and activations to INT8 after training (Jacob et al. 2017, arXiv:1712.05877).
+
+    The result is a captured graph with fake-quant modules where the runtime wants them. It runs in eager PyTorch, and
+    exporting it gives the same numbers as integers.
+
+    Args:
+        precision: the integer type of weights and activations.
+        runtime: the backend whose scheme (signedness, symmetry, placement) is followed.
+        observer: how an activation's range is read off its histogram.
+        calibration_images: images of the calibration split that are shown to the network.
+        batch: images per calibration step; it doesn't change the result.
+
+    Raises:
+        InputRefused: the model has BatchNorms that were not folded, or too few or broken images.
+        RecipeError: there are no images.
+    """
+    spec = models.spec_of(model)
+    if fakequant.sites_of(model):
+        raise InputRefused("The model is quantized already.", "Start from the float model.")
+    traced = graph.capture(copy.deepcopy(model).eval().cpu(), spec.input_shape)
+    if any(graph.op_of(node) == "batch_norm" for node in traced.graph.nodes):
+        raise InputRefused("The model still has BatchNorms of its own.", "Run fuse before quantize.")
+    sites = place(traced, backends.get(runtime).SCHEME)
+    watched = {site.quantizer for site in sites if not site.is_weight}
+    histograms = calibrate(traced, _images(ctx, model, calibration_images, batch), watched)
+    range_of = OBSERVERS.bind(observer)
+    traced.meta["edits"] = checkpoint.edits(model)
+    fakequant.insert(traced, sites)
+    for site in sites:
+        if not site.is_weight:
+            set_activation(fakequant.quantizer_of(traced, site), *range_of(histograms[site.quantizer]))
+    for node in traced.graph.nodes:
+        if graph.op_of(node) in ("conv", "linear"):
+            set_weight(traced, node)
+    return models.describe(traced, spec)
+
+
+def _images(ctx: Context, model: nn.Module, count: int, batch: int) -> Iterator[Float[Tensor, "b 3 h w"]]:
+    split = ctx.images("quantize").calibration
+    if len(split) < FEWEST_IMAGES:
+        raise InputRefused(
+            f"Calibration needs at least {FEWEST_IMAGES} images, but there are {len(split)}.",
+            "Add images to the calibration split.",
+        )
+    count = min(count, len(split))
+    steps = data.batches(split, models.spec_of(model).preprocessing, batch, count)
+    for images, _ in progress.track(steps, "calibrate", -(-count // batch)):
+        yield images

@@ -1,0 +1,28 @@
+"""Percentiles: the outermost values are clipped so that the grid is finer for all others (Wu et al. 2020, arXiv:2004.09602)."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from rescompress.quantization.calibration import Histogram
+
+
+def range_of(histogram: Histogram, *, percent: Annotated[float, Field(gt=50, le=100)] = 99.99) -> tuple[float, float]:
+    """The values below and above which ``percent`` of all values lie, linear within a bin.
+
+    Args:
+        percent: share of the values that lie below the upper end, and above the lower end.
+    """
+    cumulative = torch.cat([torch.zeros(1, dtype=torch.float64), histogram.counts.double().cumsum(0)])
+    high = _crossing(cumulative, histogram.edges, histogram.total * percent / 100)
+    low = _crossing(cumulative, histogram.edges, histogram.total * (1 - percent / 100))
+    return max(low, histogram.low), min(high, histogram.high)
+
+
+def _crossing(cumulative: torch.Tensor, edges: torch.Tensor, count: float) -> float:
+    """Where so many values have been passed."""
+    bin_ = int(torch.searchsorted(cumulative, count).clamp(1, len(cumulative) - 1))
+    before, after = float(cumulative[bin_ - 1]), float(cumulative[bin_])
+    share = (count - before) / (after - before) if after > before else 1.0
+    return float(edges[bin_ - 1]) + share * float(edges[bin_] - edges[bin_ - 1])

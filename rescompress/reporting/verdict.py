@@ -1,0 +1,164 @@
+"""What a run came to, in words: the judgements for the box on top and the headline."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rescompress.reporting import wording
+from rescompress.spec import ArtifactRow, BenchmarkRow, LatencyRow, RunReport
+
+Tone = Literal["good", "warn", "bad", "none"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One thing that was judged: in a word, and why."""
+
+    subject: str
+    word: str
+    tone: Tone
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An artifact beside its own timing, under the name that tables and plots give it."""
+
+    name: str
+    artifact: ArtifactRow
+    latency: LatencyRow | None
+
+
+def overall(report: RunReport) -> Judgement:
+    """The run in a word: a failure outweighs everything, then every reservation is named."""
+    if any(judgement.tone == "bad" for judgement in (gate(report), verification(report))):
+        return Judgement("Verdict", "Failed", "bad")
+    word = "Passed" if report.gate else "No gate was set"
+    reservations = []
+    if not report.artifacts:
+        reservations.append("nothing exported")
+    elif report.artifacts[-1].verification.accuracy is None:
+        reservations.append("accuracy not measured")
+    if report.benchmark is None:
+        reservations.append("not timed")
+    elif report.benchmark.verdict != "VALID":
+        reservations.append(f"timing {report.benchmark.verdict}")
+    sound = report.gate is not None and not reservations
+    return Judgement("Verdict", ", ".join([word, *reservations]), "good" if sound else "warn")
+
+
+def judgements(report: RunReport) -> tuple[Judgement, ...]:
+    """The three things that are judged: accuracy gate, verification of every artifact, benchmark."""
+    return (gate(report), verification(report), benchmark(report))
+
+
+def gate(report: RunReport) -> Judgement:
+    """Whether the final artifact kept the accuracy that was asked for."""
+    subject, row = "Accuracy gate", report.gate
+    if row is None:
+        return Judgement(subject, "not set", "none", ("No limit on the accuracy drop was given.",))
+    drop = "was not measured" if row.accuracy_drop is None else f"is {row.accuracy_drop:.2f} points"
+    facts = (f"The accuracy drop {drop}; at most {row.max_accuracy_drop:.2f} points are allowed.",)
+    return Judgement(
+        subject, "passed" if row.passed else "failed", "good" if row.passed else "bad", facts + row.reasons
+    )
+
+
+def verification(report: RunReport) -> Judgement:
+    """Whether every artifact computes in its runtime what eager PyTorch computes."""
+    subject, rows = "Verification", candidates(report)
+    if not rows:
+        return Judgement(subject, "nothing to verify", "none", ("No artifact was exported.",))
+    failures = tuple(f"{row.name}: {failure}" for row in rows for failure in row.artifact.verification.failures)
+    if not failures:
+        fact = f"{len(rows)} of {len(rows)} artifacts agree with eager PyTorch, run in a fresh process."
+        return Judgement(subject, "passed", "good", (fact,))
+    return Judgement(subject, "failed", "bad", failures)
+
+
+def benchmark(report: RunReport) -> Judgement:
+    """Whether the timing can be trusted."""
+    subject, row = "Benchmark", report.benchmark
+    if row is None:
+        return Judgement(subject, "not run", "none", ("No artifact was timed.",))
+    method = f"batch {row.batch}, {_plural(row.threads, 'thread')}, {_plural(row.launches, 'process launch')}"
+    tones: dict[str, Tone] = {"VALID": "good", "INDICATIVE": "warn", "INVALID": "bad"}
+    return Judgement(subject, row.verdict, tones[row.verdict], row.reasons or (f"Interleaved, {method}.",))
+
+
+def candidates(report: RunReport) -> tuple[Candidate, ...]:
+    """Every artifact with its timing; the backend joins the name where there are several backends."""
+    several = len({artifact.backend for artifact in report.artifacts}) > 1
+    timed = {(row.label, row.backend): row for row in report.benchmark.latencies} if report.benchmark else {}
+    return tuple(
+        Candidate(
+            f"{artifact.label} ({artifact.backend})" if several else artifact.label,
+            artifact,
+            timed.get((artifact.label, artifact.backend)),
+        )
+        for artifact in report.artifacts
+    )
+
+
+def headline(report: RunReport) -> str:
+    """The last artifact against the first, in one sentence: size, latency, accuracy."""
+    return ", ".join(phrases(report)) + "."
+
+
+def phrases(report: RunReport) -> tuple[str, ...]:
+    """The headline in parts, so that a page breaks its lines between them."""
+    rows = candidates(report)
+    if not rows:
+        return ("No artifact was exported",)
+    first, last = rows[0], rows[-1]
+    if len(rows) == 1:
+        return (f"One artifact of {wording.size(last.artifact.size_bytes)}", _accuracy(first, last))
+    smaller = last.artifact.size_bytes / first.artifact.size_bytes
+    return (f"{wording.real(smaller, 2)}× the size", _latency(report, first, last), _accuracy(first, last))
+
+
+def no_difference(row: LatencyRow, timing: BenchmarkRow) -> bool:
+    """The ratio can't be told from 1: its interval holds 1, or it is inside 1 % or the noise floor."""
+    within_noise = abs(row.ratio - 1) < max(0.01, timing.noise_floor)
+    return within_noise or row.ratio_low <= 1 <= row.ratio_high
+
+
+def _latency(report: RunReport, first: Candidate, last: Candidate) -> str:
+    timing, row = report.benchmark, last.latency
+    if timing is None or row is None or first.latency != timing.latencies[0]:
+        return "latency not measured"
+    if timing.verdict == "INVALID":
+        return "latency not comparable"
+    doubt = " (indicative)" if timing.verdict == "INDICATIVE" else ""
+    if no_difference(row, timing):
+        return f"no measurable difference in latency{doubt}"
+    ends = (row.ratio, row.ratio_low, row.ratio_high)
+    if row.ratio > 1:
+        return f"{_times(*ends)} slower{_between(*ends)}{doubt}"
+    upside_down = (1 / row.ratio, 1 / row.ratio_high, 1 / row.ratio_low)
+    return f"{_times(*upside_down)} faster{_between(*upside_down)}{doubt}"
+
+
+def _times(centre: float, low: float, high: float) -> str:
+    return f"{wording.real(centre, _digits(centre))}×"
+
+
+def _between(centre: float, low: float, high: float) -> str:
+    return f" {wording.interval(centre, low, high, _digits(centre))}"
+
+
+def _digits(times: float) -> int:
+    return 3 if times < 2 else 2
+
+
+def _accuracy(first: Candidate, last: Candidate) -> str:
+    before, after = (row.artifact.verification.accuracy for row in (first, last))
+    if before is None or after is None:
+        return "accuracy not measured"
+    if first is last:
+        return f"accuracy {wording.percent(after)}"
+    return f"accuracy {wording.percent(before)} → {wording.percent(after)}"
+
+
+def _plural(number: int, noun: str) -> str:
+    ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{number} {noun}{ending}"

@@ -1,0 +1,266 @@
+"""The frozen values that travel: what a model is, what a runtime wants, and the rows a run writes."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Precision = Literal["fp32", "int8"]
+Verdict = Literal["VALID", "INDICATIVE", "INVALID"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a decoded RGB image to the network's input: resize, centre-crop, scale to [0, 1], normalize.
+
+    Attributes:
+        resize: length of the shorter side after resizing, in pixels.
+        crop: side of the centre crop, in pixels; the network's input is ``3 x crop x crop``.
+        mean: per-channel mean of the [0, 1] image that is subtracted.
+        std: per-channel standard deviation that is divided by.
+    """
+
+    resize: int
+    crop: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which stock network a model was built from; enough to build it again with random weights."""
+
+    family: str
+    architecture: str
+    classes: int
+    preprocessing: Preprocessing
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of one input image, ``(3, crop, crop)``."""
+        return (3, self.preprocessing.crop, self.preprocessing.crop)
+
+    def __str__(self) -> str:
+        return f"{self.family} {self.architecture}, {self.classes} classes"
+
+
+@dataclass(frozen=True)
+class QuantScheme:
+    """What one runtime wants of an INT8 graph. Facts about the runtime, not choices of the user.
+
+    Attributes:
+        runtime: the backend whose facts these are.
+        activation_dtype: integer type of activations.
+        symmetric_activations: the zero-point of activations is 0.
+        per_channel_weights: one weight scale per output channel, else one per tensor.
+        quantized_ops: graph ops whose activation inputs become INT8.
+        passing_ops: ops that only move values: their output keeps the scale of their input.
+    """
+
+    runtime: str
+    activation_dtype: Literal["uint8", "int8"]
+    symmetric_activations: bool
+    per_channel_weights: bool
+    quantized_ops: tuple[str, ...]
+    passing_ops: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """So many of so many."""
+
+    correct: int
+    total: int
+
+    @property
+    def percent(self) -> float:
+        return 100 * self.correct / self.total if self.total else float("nan")
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one convolution or linear layer costs, for one image."""
+
+    layer: str
+    op: str
+    output_shape: tuple[int, ...]
+    params: int
+    macs: int
+    weight_bits: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model costs: parameters, multiply-accumulates for one image, bytes of its weights."""
+
+    params: int
+    macs: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One stage of a run as eager PyTorch sees it. Holds nothing that two equal runs would not share."""
+
+    index: int
+    stage: str
+    knobs: dict[str, Any]
+    key: str
+    checkpoint: str
+    sha256: str
+    cost: Cost
+    accuracy: Proportion | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Folder-safe name, such as ``01-prune``."""
+        return f"{self.index:02d}-{self.stage}"
+
+
+@dataclass(frozen=True)
+class LayerPrecision:
+    """The precision that one layer really has in a built artifact."""
+
+    layer: str
+    op: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class PrecisionReport:
+    """Read off the graph that the runtime optimized, never off the graph we wrote."""
+
+    layers: tuple[LayerPrecision, ...]
+    op_counts: dict[str, int]
+
+    def int8_share(self, op: str) -> Proportion:
+        """How many of the layers with this op (``conv``, ``add``, ``linear``, ``pool``) run in INT8."""
+        chosen = [layer for layer in self.layers if layer.op == op]
+        return Proportion(sum(layer.precision == "int8" for layer in chosen), len(chosen))
+
+
+@dataclass(frozen=True)
+class VerificationRow:
+    """What an artifact computes in its own runtime, in a fresh process, against eager PyTorch.
+
+    Attributes:
+        accuracy: top-1 of the artifact on the test split; None without labelled data.
+        reference_accuracy: top-1 of the same model in eager PyTorch on the same images.
+        max_abs: largest absolute difference between the two sets of logits.
+        sqnr_db: signal to quantization noise ratio of the artifact's logits, in dB (eager is the signal).
+        agreement: images on which both name the same class.
+        inputs: ``test split`` or ``noise`` (seeded normal images, where no data is given).
+        failures: the thresholds that were crossed, a sentence each; empty means verified.
+    """
+
+    label: str
+    backend: str
+    inputs: str
+    accuracy: Proportion | None
+    reference_accuracy: Proportion | None
+    max_abs: float
+    sqnr_db: float
+    agreement: Proportion
+    failures: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LatencyRow:
+    """Latency of one artifact, in milliseconds per batch; ratios are against the benchmark's baseline.
+
+    ``p90_ms`` is None where the queries are too few for it. Intervals are 95 % block-bootstrap intervals;
+    the blocks are process launches.
+    """
+
+    label: str
+    backend: str
+    queries: int
+    p50_ms: float
+    p50_low_ms: float
+    p50_high_ms: float
+    p90_ms: float | None
+    min_ms: float
+    cov: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    ecdf_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """Candidates timed interleaved in one run; ``latencies[0]`` is the baseline.
+
+    Attributes:
+        noise_floor: half-width of the ratio that two copies of the baseline showed against each other.
+        verdict: whether the numbers can be trusted; the reasons say why not.
+        raw: file with every measured latency in nanoseconds, relative to the row.
+    """
+
+    batch: int
+    threads: int
+    launches: int
+    latencies: tuple[LatencyRow, ...]
+    noise_floor: float
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    raw: str
+
+
+@dataclass(frozen=True)
+class ArtifactRow:
+    """One exported artifact: where it is, what it weighs, what was proven about it."""
+
+    label: str
+    backend: str
+    folder: str
+    sha256: str
+    size_bytes: int
+    precision: PrecisionReport
+    verification: VerificationRow
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The machine and the releases that a run used."""
+
+    machine: str
+    cpu: str
+    cores: int
+    memory_bytes: int
+    system: str
+    python: str
+    isa: tuple[str, ...]
+    packages: dict[str, str]
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """The last word of a run: is the final artifact good enough?"""
+
+    max_accuracy_drop: float
+    accuracy_drop: float | None
+    passed: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Everything one run found out. ``report.json`` is this, and the other reports are drawn from it."""
+
+    schema: str
+    name: str
+    tool_version: str
+    model: str
+    data: str | None
+    command: str
+    recipe_yaml: str
+    stages: tuple[StageRow, ...]
+    artifacts: tuple[ArtifactRow, ...]
+    benchmark: BenchmarkRow | None
+    gate: GateRow | None
+    environment: Environment
+
+
+REPORT_SCHEMA = "rescompress.report/1"

@@ -1,0 +1,199 @@
+"""A session in a process of its own: requests go in, answers come out, a crash stays outside.
+
+A message is one line of JSON and, where it says ``"shape"``, so many raw little-endian float32 behind it. The child's
+standard output is moved to standard error first, so that nothing a runtime prints can break a message.
+"""
+
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rescompress import backends, errors
+from rescompress.artifact import open_artifact
+from rescompress.errors import RescompressError, WorkerCrashed
+
+Array = NDArray[np.float32]
+
+
+class Worker:
+    """One artifact loaded in a fresh process. Use it as a context manager.
+
+    Raises:
+        WorkerCrashed: the process died, or gave no answer.
+        RescompressError: what the child refused, as the same error.
+    """
+
+    def __init__(self, folder: Path, threads: int = 1) -> None:
+        self._folder, self._threads = folder, threads
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()
+
+    def __enter__(self) -> "Worker":
+        command = [sys.executable, "-m", "rescompress.worker", str(self._folder), str(self._threads)]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self._threads)}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, env=environment
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin and self._process.stdout
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._stderr.close()
+
+    def ready(self) -> None:
+        """Wait until the artifact is loaded."""
+        self._ask({"do": "ready"})
+
+    def run(self, images: Array) -> Array:
+        """Images ``[n, 3, h, w]`` to logits ``[n, classes]``."""
+        answer = self._ask({"do": "run"}, images)
+        assert isinstance(answer, np.ndarray)
+        return answer
+
+    def hold(self, images: Array) -> None:
+        """Keep a ring of images in the child for ``time``."""
+        self._ask({"do": "hold"}, images)
+
+    def time(self, seconds: float, batch: int, at_least: int = 1) -> list[int]:
+        """Latencies in nanoseconds of so many seconds of batches taken from the ring."""
+        answer = self._ask({"do": "time", "seconds": seconds, "batch": batch, "at_least": at_least})
+        assert isinstance(answer, dict)
+        return list(answer["ns"])
+
+    def audit(self) -> dict[str, Any]:
+        """The backend's precision report, as JSON."""
+        answer = self._ask({"do": "audit"})
+        assert isinstance(answer, dict)
+        return dict(answer["report"])
+
+    def _ask(self, request: dict[str, Any], images: Array | None = None) -> dict[str, Any] | Array:
+        assert self._process.stdin and self._process.stdout
+        try:
+            _send(self._process.stdin, request, images)
+            answer, array = _receive(self._process.stdout)
+        except (BrokenPipeError, EOFError):
+            raise self._crashed() from None
+        if "error" in answer:
+            kind = getattr(errors, answer["error"], RescompressError)
+            raise kind(answer["fact"], answer["remedy"])
+        return answer if array is None else array
+
+    def _crashed(self) -> WorkerCrashed:
+        code = self._process.wait()
+        self._stderr.seek(0)
+        said = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
+        last = said[-1] if said else "it said nothing"
+        return WorkerCrashed(
+            f"The process that ran {self._folder} died with status {code}: {last}.",
+            "Export the artifact again; if it still dies, the runtime has a bug on this machine.",
+        )
+
+
+def _send(pipe: IO[bytes], message: dict[str, Any], array: Array | None = None) -> None:
+    if array is not None:
+        array = np.ascontiguousarray(array, dtype="<f4")
+        message = {**message, "shape": array.shape}
+    pipe.write(json.dumps(message).encode() + b"\n")
+    if array is not None:
+        pipe.write(array.tobytes())
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], Array | None]:
+    line = pipe.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    message = json.loads(line)
+    if "shape" not in message:
+        return message, None
+    size = 4 * int(np.prod(message["shape"]))
+    data = pipe.read(size)
+    if len(data) != size:
+        raise EOFError
+    return message, np.frombuffer(data, "<f4").reshape(message["shape"])
+
+
+def _serve(folder: Path, threads: int, requests: IO[bytes], answers: IO[bytes]) -> None:
+    """Answer requests until the parent closes the pipe."""
+    artifact = open_artifact(folder)
+    backend = backends.require(artifact.manifest.backend)
+    ring: Array = np.empty((0,), np.float32)
+    order = random.Random(0)
+    with backend.load(artifact, threads=threads) as session:
+        while True:
+            try:
+                request, images = _receive(requests)
+            except EOFError:
+                return
+            try:
+                if request["do"] == "run":
+                    assert images is not None
+                    _send(answers, {}, session.run(images))
+                elif request["do"] == "hold":
+                    assert images is not None
+                    ring = images
+                    _send(answers, {})
+                elif request["do"] == "time":
+                    _send(answers, {"ns": _time(session, ring, request, order)})
+                elif request["do"] == "audit":
+                    from dataclasses import asdict
+
+                    _send(answers, {"report": asdict(backend.audit(artifact))})
+                else:
+                    _send(answers, {})
+            except RescompressError as error:
+                _refuse(answers, error)
+
+
+def _refuse(answers: IO[bytes], error: RescompressError) -> None:
+    _send(answers, {"error": type(error).__name__, "fact": error.fact, "remedy": error.remedy})
+
+
+def _time(session: backends.Session, ring: Array, request: dict[str, Any], order: random.Random) -> list[int]:
+    """Time single batches, each made ready before its clock starts."""
+    batch: int = request["batch"]
+    ns: list[int] = []
+    end = time.perf_counter_ns() + int(request["seconds"] * 1e9)
+    while time.perf_counter_ns() < end or len(ns) < request["at_least"]:
+        start = order.randrange(len(ring) - batch + 1)
+        images = np.ascontiguousarray(ring[start : start + batch])
+        begin = time.perf_counter_ns()
+        session.run(images)
+        ns.append(time.perf_counter_ns() - begin)
+    return ns
+
+
+def main() -> None:
+    """Serve one artifact: ``python -m rescompress.worker FOLDER THREADS``."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    requests = sys.stdin.buffer
+    try:
+        _serve(Path(sys.argv[1]), int(sys.argv[2]), requests, answers)
+    except RescompressError as error:
+        _receive(requests)  # the parent reads an answer only after it has asked
+        _refuse(answers, error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The whole benchmark, in real processes, of a backend whose latency is known."""
+
+import numpy as np
+import pytest
+
+from rescompress.benchmarking import benchmark
+from rescompress.benchmarking.validity import differs
+from rescompress.errors import InputRefused, RecipeError, WorkerCrashed
+from rescompress.knobs import knobs
+
+
+@pytest.fixture(scope="module")
+def timed(spinning, images):
+    """A baseline, its equal, and one that is 20 % slower."""
+    artifacts = [spinning("00-baseline", 0.5), spinning("01-equal", 0.5), spinning("02-slower", 0.6)]
+    return benchmark(artifacts, images, batch=2, blocks=6, block_seconds=0.02)
+
+
+def test_row_describes_the_candidates_in_order(timed):
+    row, _ = timed
+    assert [latency.label for latency in row.latencies] == ["00-baseline", "01-equal", "02-slower"]
+    assert {latency.backend for latency in row.latencies} == {"spinning"}
+    assert (row.batch, row.threads, row.launches) == (2, 1, 5)
+
+
+def test_latency_is_the_one_that_was_set(timed):
+    row, _ = timed
+    for latency, milliseconds in zip(row.latencies, (0.5, 0.5, 0.6), strict=True):
+        assert milliseconds <= latency.min_ms <= latency.p50_low_ms <= latency.p50_ms <= latency.p50_high_ms
+        assert latency.p50_ms <= latency.p90_ms <= latency.ecdf_ms[-1]
+        assert latency.p50_ms == pytest.approx(milliseconds, rel=0.2)
+        assert latency.ecdf_ms[0] == latency.min_ms
+        assert len(latency.ecdf_ms) == 101
+
+
+def test_baseline_is_exactly_itself(timed):
+    baseline = timed[0].latencies[0]
+    assert (baseline.ratio_low, baseline.ratio, baseline.ratio_high) == (1, 1, 1)
+
+
+def test_equal_artifact_does_not_differ(timed):
+    row, _ = timed
+    assert not differs(row.latencies[1], row.noise_floor)
+
+
+def test_slower_artifact_is_found(timed):
+    row, _ = timed
+    assert differs(row.latencies[2], row.noise_floor)
+    assert row.latencies[2].ratio == pytest.approx(1.2, abs=0.06)
+
+
+def test_every_query_is_kept(timed):
+    row, raw = timed
+    names = ["00-baseline spinning", "01-equal spinning", "02-slower spinning", "00-baseline spinning (A/A)"]
+    assert list(raw) == names
+    assert all(len(launches) == row.launches for launches in raw.values())
+    for latency, name in zip(row.latencies, names, strict=False):
+        nanoseconds = np.concatenate(raw[name])
+        assert (nanoseconds.size, nanoseconds.min() / 1e6) == (latency.queries, latency.min_ms)
+
+
+def test_healthy_run_is_not_invalid(timed):
+    row, _ = timed
+    assert row.verdict in ("VALID", "INDICATIVE")
+    assert not any("mismatch" in reason for reason in row.reasons)
+
+
+def test_output_that_changes_between_processes_is_invalid(spinning, images):
+    artifacts = [spinning("00-baseline"), spinning("01-changing", fate="changes")]
+    row, _ = benchmark(artifacts, images, launches=2, blocks=1, block_seconds=0.01)
+    assert row.verdict == "INVALID"
+    assert "01-changing spinning computed different outputs" in row.reasons[0]
+
+
+@pytest.mark.parametrize("fate", ["dies loading", "dies running"])
+def test_dead_runtime_is_a_crashed_worker(spinning, images, fate):
+    with pytest.raises(WorkerCrashed) as caught:
+        benchmark([spinning("00-baseline"), spinning("01-dying", fate=fate)], images, launches=2)
+    assert caught.value.exit_code == 10
+    assert "01-dying" in caught.value.fact
+
+
+def test_refusal_of_a_runtime_comes_through(spinning, images):
+    with pytest.raises(InputRefused, match="too small"):
+        benchmark([spinning("00-refusing", fate="refuses")], images, launches=2)
+
+
+def test_nothing_to_time_is_refused(spinning, images):
+    with pytest.raises(InputRefused, match="no artifact"):
+        benchmark([], images)
+    with pytest.raises(InputRefused, match="can't be timed"):
+        benchmark([spinning("00-baseline")], images[:0])
+
+
+def test_single_launch_has_no_interval_and_is_refused(spinning, images):
+    with pytest.raises(RecipeError, match="launches"):
+        benchmark([spinning("00-baseline")], images, launches=1)
+
+
+def test_every_knob_has_its_help():
+    assert all(knob.help for knob in knobs(benchmark))
