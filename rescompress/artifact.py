@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -104,9 +105,9 @@ def digest(value: Any) -> str:
 
 
 def to_json(value: Any) -> bytes:
-    """A frozen value as readable JSON, the same bytes for the same value."""
-    plain = asdict(value) if hasattr(value, "__dataclass_fields__") else value
-    return (json.dumps(plain, indent=2, ensure_ascii=False) + "\n").encode()
+    """A frozen value as readable, strict JSON, the same bytes for the same value."""
+    whole = asdict(value) if hasattr(value, "__dataclass_fields__") else value
+    return (json.dumps(_portable(whole), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 @contextlib.contextmanager
@@ -191,3 +192,14 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _portable(value: Any) -> Any:
+    """Infinities as strings, which pydantic reads back: JSON has no word for them, and other readers refuse ours."""
+    if isinstance(value, dict):
+        return {name: _portable(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_portable(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value

@@ -12,7 +12,7 @@ from rescompress.spec import Cost, LayerCost
 FLOAT_BITS = 32
 
 
-def cost(model: nn.Module) -> Cost:
+def total_cost(model: nn.Module) -> Cost:
     """Totals of a model; a weight behind an INT8 fake-quant counts one byte and a float scale per channel.
 
     MACs are those of convolutions and linear layers, for one image.

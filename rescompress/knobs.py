@@ -51,7 +51,7 @@ class Folder:
         Raises:
             RecipeError: no such file, or a knob of it is wrong.
         """
-        name, given = (value, {}) if isinstance(value, str) else _only_item(value)
+        name, given = (value, {}) if isinstance(value, str) else only_item(value)
         return {name: check(self._function(name), given or {}, name)}
 
     def bind(self, value: Choice) -> Callable[..., Any]:
@@ -96,10 +96,9 @@ class Named:
 
 def knobs(function: Callable[..., Any]) -> tuple[Knob, ...]:
     """The knobs of a function, in the order of its signature."""
-    hints = get_type_hints(function, include_extras=True)
     said = _args_section(inspect.getdoc(function) or "")
     return tuple(
-        Knob(name, hints[name], parameter.default, said.get(name, ""))
+        Knob(name, parameter.annotation, parameter.default, said.get(name, ""))
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     )
@@ -168,11 +167,42 @@ def explain(error: ValidationError, where: str, known: tuple[str, ...]) -> Recip
     )
 
 
-def _only_item(value: Mapping[str, Any]) -> tuple[str, Any]:
+def only_item(value: Any) -> tuple[str, Any]:
+    """Name and content of a mapping with one entry.
+
+    Raises:
+        RecipeError: it is no such mapping.
+    """
     if not isinstance(value, Mapping) or len(value) != 1:
         raise RecipeError(f"{value!r} names no single choice.", "Write a name, or one 'name: {knob: value}'.")
     ((name, given),) = value.items()
     return str(name), given
+
+
+def plain(value: Any) -> Any:
+    """Knob values as JSON values: groups as mappings, paths as strings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(dataclasses.asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def json_schema(function: Callable[..., Any]) -> dict[str, Any]:
+    """The knobs of a function as a JSON schema without references, so that it can stand inside another."""
+    whole = schema(function).model_json_schema()
+    return cast(dict[str, Any], _resolve(whole, whole.pop("$defs", {})))
+
+
+def _resolve(part: Any, shared: dict[str, Any]) -> Any:
+    if isinstance(part, dict):
+        if "$ref" in part:
+            rest = {key: item for key, item in part.items() if key != "$ref"}
+            return {**_resolve(shared[part["$ref"].rpartition("/")[2]], shared), **rest}
+        return {key: _resolve(item, shared) for key, item in part.items()}
+    return [_resolve(item, shared) for item in part] if isinstance(part, list) else part
 
 
 def _args_section(doc: str) -> dict[str, str]:

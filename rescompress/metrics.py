@@ -2,6 +2,9 @@
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rescompress.spec import Proportion
 
 
@@ -24,3 +27,22 @@ def wilson(proportion: Proportion) -> tuple[float, float]:
     spread = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     low, high = ((centre + sign * spread) / (1 + z**2 / n) for sign in (-1, 1))
     return (100 * max(low, 0.0), 100 * min(high, 1.0))
+
+
+def top1(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Proportion:
+    """Images whose largest logit ``[n, classes]`` is that of their label ``[n]``."""
+    return Proportion(int((logits.argmax(1) == labels).sum()), len(labels))
+
+
+def agreement(reference: NDArray[np.float32], other: NDArray[np.float32]) -> Proportion:
+    """Images for which two sets of logits ``[n, classes]`` name the same class."""
+    return Proportion(int((reference.argmax(1) == other.argmax(1)).sum()), len(reference))
+
+
+def sqnr_db(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Signal to quantization noise ratio, ``10 log10(sum r² / sum (r - o)²)``, in dB; infinite where they are equal."""
+    signal = float(np.square(reference, dtype=np.float64).sum())
+    noise = float(np.square(reference.astype(np.float64) - other).sum())
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf

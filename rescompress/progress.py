@@ -1,5 +1,6 @@
 """What a person sees while the work goes on: progress bars on a terminal, notes on standard error."""
 
+import contextlib
 import sys
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
@@ -11,10 +12,26 @@ T = TypeVar("T")
 quiet = False
 
 
+_gathering: list[list[str]] = []
+
+
 def note(text: str) -> None:
     """Say one line on standard error, unless the caller asked for quiet."""
+    for notes in _gathering:
+        notes.append(text)
     if not quiet:
         print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def gathered() -> Iterator[list[str]]:
+    """Collect what is noted meanwhile, for a row that should tell it too."""
+    notes: list[str] = []
+    _gathering.append(notes)
+    try:
+        yield notes
+    finally:
+        _gathering.remove(notes)
 
 
 def track(items: Iterable[T], doing: str, total: int | None = None) -> Iterator[T]:

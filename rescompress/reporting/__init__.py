@@ -1,9 +1,7 @@
 """What a run found out, for people and for programs: report.json, report.md and report.html."""
 
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -38,7 +36,7 @@ def write(report: RunReport, folder: Path) -> tuple[Path, ...]:
     from rescompress.reporting import html, markdown
 
     contents = {
-        "report.json": to_json(_portable(asdict(report))),
+        "report.json": to_json(report),
         "report.md": markdown.render(report).encode(),
         "report.html": html.render(report).encode(),
     }
@@ -66,14 +64,3 @@ def read(path: Path) -> RunReport:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise InputRefused(f"{path} is not a report: {first['msg']}{place and f' at {place}'}.", REMEDY) from None
-
-
-def _portable(value: Any) -> Any:
-    """Infinities as strings, which pydantic reads back: JSON has no word for them, and other readers refuse ours."""
-    if isinstance(value, dict):
-        return {name: _portable(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_portable(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value

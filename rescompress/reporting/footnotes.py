@@ -12,18 +12,18 @@ def meanings(report: RunReport) -> tuple[str, ...]:
         "their bit-widths; “File” is what the artifact takes on disk.",
         "SQNR is the signal to quantization noise ratio of the logits, eager PyTorch being the signal; max-abs is the "
         "largest difference of any logit.",
-        "The precision of a layer is read off the graph that the runtime optimized, not off the graph that was exported.",
+        "The precision of a layer is read off the graph that the runtime optimized, not off the one that was exported.",
     ]
     if report.benchmark:
         timing = report.benchmark
         said += [
-            f"Latency is wall time of one batch of {timing.batch}. p50 is the median. A latency ratio is the artifact's "
-            f"median over the baseline's ({timing.latencies[0].label if timing.latencies else 'none'}): "
+            f"Latency is wall time of one batch of {timing.batch}. p50 is the median. A latency ratio is the "
+            f"artifact's median over the baseline's ({timing.latencies[0].label if timing.latencies else 'none'}): "
             "below 1 is faster.",
             "Brackets beside latencies and ratios are 95 % block-bootstrap intervals; the blocks are the "
             f"{timing.launches} process launches. Nothing was removed as an outlier.",
-            "“No difference” means that the interval holds 1, or that the ratio is within 1 % or within the noise floor "
-            f"of {100 * timing.noise_floor:.1f} %, which two copies of the baseline showed against each other.",
+            "“No difference” means that the interval holds 1, or that the ratio is within 1 % or within the noise "
+            f"floor of {100 * timing.noise_floor:.1f} %, which two copies of the baseline showed against each other.",
         ]
     return tuple(said)
 

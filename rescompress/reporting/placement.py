@@ -24,6 +24,7 @@ class Box:
 
     @property
     def area(self) -> float:
+        """Area in square pixels."""
         return (self.right - self.left) * (self.top - self.bottom)
 
 

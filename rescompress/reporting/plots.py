@@ -89,10 +89,14 @@ def bit_widths(artifact: ArtifactRow, canvas: Canvas, salt: str) -> str | None:
     with matplotlib.rc_context(svg.style()), svg.quiet():
         drawn = svg.figure(canvas.width, max(canvas.height, 70 + 34 * len(lanes)))
         axes = drawn.subplots()
-        for number, row in enumerate(layers):
-            base = len(lanes) - 1 - lanes.index(row.op)
-            height = 0.78 * min(_bits(row.precision), 32) / 32
-            (bar,) = axes.bar(number + 1, height, 0.82, bottom=base, color=COLOURS[_family(row.precision)])
+        bars = axes.bar(
+            range(1, len(layers) + 1),
+            [0.78 * min(_bits(row.precision), 32) / 32 for row in layers],
+            0.82,
+            bottom=[len(lanes) - 1 - lanes.index(row.op) for row in layers],
+            color=[COLOURS[_family(row.precision)] for row in layers],
+        )
+        for number, bar in enumerate(bars):
             bar.set_gid(f"{name}-{number}")
         _dress_lanes(drawn, axes, lanes, artifact.precision)
         told = {f"{name}-{number}": f"{row.layer}: {row.precision.upper()}" for number, row in enumerate(layers)}
@@ -152,7 +156,8 @@ def _told(row: Candidate) -> str:
 
 def _measured(row: Candidate) -> tuple[LatencyRow, Proportion]:
     latency, accuracy = row.latency, row.artifact.verification.accuracy
-    assert latency and accuracy, "only candidates with both are drawn"
+    assert latency is not None, "only what was timed is drawn"
+    assert accuracy is not None, "only what has an accuracy is drawn"
     return latency, accuracy
 
 

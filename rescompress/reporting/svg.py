@@ -29,7 +29,7 @@ def figure(width: int, height: int) -> Any:
 
 
 def style(size: float = 12) -> dict[str, Any]:
-    """matplotlib's settings for every plot: small ticks, no frame, text that stays text."""
+    """Settings of matplotlib for every plot: small ticks, no frame, text that stays text."""
     return {
         "svg.fonttype": "none",
         "text.parse_math": False,

@@ -12,7 +12,7 @@ Kind = Literal["", "missing", "void", "prose"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what it says, what stands small below; and whether it is missing, not to be trusted, or running text."""
+    """What one cell says, and small below; whether it is missing, not to be trusted, or running text."""
 
     text: str
     detail: str = ""
@@ -33,7 +33,7 @@ def stage_table(report: RunReport) -> Table:
     rows = []
     for stage in report.stages:
         own = [candidate for candidate in exported if candidate.artifact.label == stage.label]
-        rows += [_stage_row(report, stage, candidate) for candidate in own or [None]]
+        rows += [_stage_row(report, stage, candidate) for candidate in own] or [_stage_row(report, stage, None)]
     known = {stage.label for stage in report.stages}
     rows += [_stage_row(report, None, candidate) for candidate in exported if candidate.artifact.label not in known]
     return Table(

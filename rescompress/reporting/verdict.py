@@ -113,7 +113,11 @@ def phrases(report: RunReport) -> tuple[str, ...]:
     if len(rows) == 1:
         return (f"One artifact of {wording.size(last.artifact.size_bytes)}", _accuracy(first, last))
     smaller = last.artifact.size_bytes / first.artifact.size_bytes
-    return (f"{wording.real(smaller, 2)}× the size", _latency(report, first, last), _accuracy(first, last))
+    return (
+        f"{wording.real(smaller, 2)}{wording.TIMES} the size",
+        _latency(report, first, last),
+        _accuracy(first, last),
+    )
 
 
 def no_difference(row: LatencyRow, timing: BenchmarkRow) -> bool:
@@ -139,7 +143,7 @@ def _latency(report: RunReport, first: Candidate, last: Candidate) -> str:
 
 
 def _times(centre: float, low: float, high: float) -> str:
-    return f"{wording.real(centre, _digits(centre))}×"
+    return f"{wording.real(centre, _digits(centre))}{wording.TIMES}"
 
 
 def _between(centre: float, low: float, high: float) -> str:

@@ -8,6 +8,7 @@ from rescompress.metrics import wilson
 from rescompress.spec import Proportion
 
 MISSING = "not measured"
+TIMES = "\N{MULTIPLICATION SIGN}"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -38,7 +39,7 @@ def real(value: float, digits: int = 3) -> str:
         return _not_finite(value)
     if value and not 1e-3 <= abs(value) < 1e5:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-        return f"{mantissa}×10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+        return f"{mantissa}{TIMES}10{str(int(exponent)).translate(_SUPERSCRIPT)}"
     return f"{value:.{_decimals(value, digits)}f}"
 
 
@@ -93,7 +94,8 @@ def _not_finite(value: float, digits: int = 3) -> str:
 
 
 def _decimals(value: float, digits: int) -> int:
-    return max(0, digits - 1 - (math.floor(math.log10(abs(value))) if value else 0))
+    # the exponent after rounding: 9.996 with three digits is 10.0
+    return max(0, digits - 1 - int(f"{value:.{digits - 1}e}".split("e")[1]))
 
 
 def _scaled(value: int, units: tuple[str, ...]) -> str:

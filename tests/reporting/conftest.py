@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rescompress.reporting import html
 from rescompress.spec import (
     REPORT_SCHEMA,
     ArtifactRow,
@@ -267,3 +268,17 @@ def variants() -> dict[str, RunReport]:
 @pytest.fixture(params=VARIANTS)
 def any_report(request: pytest.FixtureRequest) -> RunReport:
     return VARIANTS[request.param]()
+
+
+@pytest.fixture(scope="session")
+def page_of() -> Callable[[RunReport], str]:
+    """Give a report's page, drawn once: drawing takes a second, and many tests read the same page."""
+    pages: dict[str, str] = {}
+
+    def page(report: RunReport) -> str:
+        key = repr(report)
+        if key not in pages:
+            pages[key] = html.render(report)
+        return pages[key]
+
+    return page

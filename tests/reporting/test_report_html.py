@@ -1,11 +1,11 @@
 """The page: escaped, self-contained, complete, and never a bare None or nan."""
 
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 
 import pytest
 
-from rescompress.reporting import html
 from rescompress.spec import RunReport
 
 VOID_TAGS = {"meta", "br", "hr", "img", "link", "input"}
@@ -42,8 +42,8 @@ class Page(HTMLParser):
         return [value for _, attributes in self.tags if (value := attributes.get(name)) is not None]
 
 
-def test_the_page_is_well_formed_small_and_alone(any_report: RunReport) -> None:
-    content = html.render(any_report)
+def test_the_page_is_well_formed_small_and_alone(any_report: RunReport, page_of: Callable[[RunReport], str]) -> None:
+    content = page_of(any_report)
     page = Page(content)
     assert len(content.encode()) < 1_500_000
     assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object", "base"}
@@ -53,8 +53,8 @@ def test_the_page_is_well_formed_small_and_alone(any_report: RunReport) -> None:
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
 
 
-def test_ids_are_unique_and_references_hit(any_report: RunReport) -> None:
-    page = Page(html.render(any_report))
+def test_ids_are_unique_and_references_hit(any_report: RunReport, page_of: Callable[[RunReport], str]) -> None:
+    page = Page(page_of(any_report))
     ids = page.attributes("id")
     # matplotlib repeats the definition of a marker or a clip path under the same id, with the same content
     named = [identity for identity in ids if not re.fullmatch(r"[mp][0-9a-f]{10}", identity)]
@@ -63,40 +63,42 @@ def test_ids_are_unique_and_references_hit(any_report: RunReport) -> None:
     assert {target[1:] for target in targets} <= set(ids)
 
 
-def test_no_cell_shows_a_bare_none_or_nan(any_report: RunReport) -> None:
+def test_no_cell_shows_a_bare_none_or_nan(any_report: RunReport, page_of: Callable[[RunReport], str]) -> None:
     bare = re.compile(r"\b(None|nan|NaN|inf|Infinity)\b")
-    texts = [text for tag, text in Page(html.render(any_report)).texts if tag != "style"]
+    texts = [text for tag, text in Page(page_of(any_report)).texts if tag != "style"]
     assert [text for text in texts if bare.search(text)] == []
 
 
-def test_every_stage_is_named(any_report: RunReport) -> None:
-    texts = [text for tag, text in Page(html.render(any_report)).texts if tag == "th"]
+def test_every_stage_is_named(any_report: RunReport, page_of: Callable[[RunReport], str]) -> None:
+    texts = [text for tag, text in Page(page_of(any_report)).texts if tag == "th"]
     assert {stage.label for stage in any_report.stages} <= set(texts)
 
 
-def test_what_was_not_measured_is_said(variants: dict[str, RunReport]) -> None:
-    assert "not timed" in html.render(variants["without_benchmark"])
-    assert "not timed" in html.render(variants["two_backends"])
-    assert html.render(variants["without_data"]).count("not measured") >= 10
-    assert "not exported" in html.render(variants["nothing_exported"])
-    assert "too few queries" in html.render(variants["invalid_benchmark"])
-    assert "not a number" in html.render(variants["failed_gate"])
-    assert "∞ (exact)" in html.render(variants["realistic"])
+def test_what_was_not_measured_is_said(variants: dict[str, RunReport], page_of: Callable[[RunReport], str]) -> None:
+    assert "not timed" in page_of(variants["without_benchmark"])
+    assert "not timed" in page_of(variants["two_backends"])
+    assert page_of(variants["without_data"]).count("not measured") >= 10
+    assert "not exported" in page_of(variants["nothing_exported"])
+    assert "too few queries" in page_of(variants["invalid_benchmark"])
+    assert "not a number" in page_of(variants["failed_gate"])
+    assert "∞ (exact)" in page_of(variants["realistic"])
 
 
 @pytest.mark.parametrize("name", ["failed_gate", "invalid_benchmark", "evil_names"])
-def test_every_reason_stands_in_the_verdict_box(name: str, variants: dict[str, RunReport]) -> None:
+def test_every_reason_stands_in_the_verdict_box(
+    name: str, variants: dict[str, RunReport], page_of: Callable[[RunReport], str]
+) -> None:
     report = variants[name]
     assert report.gate
     assert report.benchmark
     failures = [failure for artifact in report.artifacts for failure in artifact.verification.failures]
-    box = "\n".join(text for tag, text in Page(html.render(report)).texts if tag == "dd")
+    box = "\n".join(text for tag, text in Page(page_of(report)).texts if tag == "dd")
     for reason in [*report.gate.reasons, *report.benchmark.reasons, *failures]:
         assert reason in box
 
 
-def test_figures_and_tables_are_labelled(report: RunReport) -> None:
-    page = Page(html.render(report))
+def test_figures_and_tables_are_labelled(report: RunReport, page_of: Callable[[RunReport], str]) -> None:
+    page = Page(page_of(report))
     tags = [tag for tag, _ in page.tags]
     drawings = [attributes for tag, attributes in page.tags if tag == "svg"]
     assert len(drawings) == 6
@@ -106,7 +108,9 @@ def test_figures_and_tables_are_labelled(report: RunReport) -> None:
     assert tags.count("h1") == 1
 
 
-def test_each_backend_of_the_last_stage_shows_its_layers(variants: dict[str, RunReport]) -> None:
-    content = html.render(variants["two_backends"])
+def test_each_backend_of_the_last_stage_shows_its_layers(
+    variants: dict[str, RunReport], page_of: Callable[[RunReport], str]
+) -> None:
+    content = page_of(variants["two_backends"])
     assert "All 28 layers of 04-quantize (onnxruntime)" in content
     assert "All 28 layers of 04-quantize (openvino)" in content

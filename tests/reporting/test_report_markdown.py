@@ -5,6 +5,7 @@ import re
 import pytest
 
 from rescompress.reporting import markdown
+from rescompress.reporting.wording import TIMES
 from rescompress.spec import RunReport
 
 
@@ -35,7 +36,7 @@ def test_a_markdown_parser_sees_tables_and_no_html(any_report: RunReport) -> Non
 def test_every_stage_and_the_verdict_appear(report: RunReport) -> None:
     content = markdown.render(report)
     assert content.startswith("## digits-resnet18-int8: ✅ Passed\n")
-    assert "**0.13× the size, 2.9× faster [2.8, 3.0], accuracy 98.3 % → 97.8 %.**" in content
+    assert f"**0.13{TIMES} the size, 2.9{TIMES} faster [2.8, 3.0], accuracy 98.3 % → 97.8 %.**" in content
     for stage in report.stages:
         assert f"| {stage.label} " in content
     assert report.command in content

@@ -4,11 +4,11 @@ import html as escaping
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from rescompress.reporting import html
 from rescompress.spec import RunReport
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -31,10 +31,10 @@ window.onload = () => {{
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_is_never_wider_than_the_screen(
-    width: int, scheme: str, any_report: RunReport, tmp_path: Path
+    width: int, scheme: str, any_report: RunReport, page_of: Callable[[RunReport], str], tmp_path: Path
 ) -> None:
     outer = tmp_path / "outer.html"
-    outer.write_text(OUTER.format(page=escaping.escape(html.render(any_report)), width=width))
+    outer.write_text(OUTER.format(page=escaping.escape(page_of(any_report)), width=width))
     arguments = (
         f"{CHROMIUM} --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
         f"--disable-component-update --disable-sync --hide-scrollbars --user-data-dir={tmp_path / 'profile'} "

@@ -9,6 +9,8 @@ import pytest
 from rescompress.reporting import footnotes, verdict, wording
 from rescompress.spec import LatencyRow, Proportion, RunReport
 
+X = wording.TIMES
+
 
 def retimed(report: RunReport, **changes: Any) -> RunReport:
     """The report with other numbers for the last candidate."""
@@ -18,16 +20,16 @@ def retimed(report: RunReport, **changes: Any) -> RunReport:
 
 
 def test_the_headline_compares_last_with_first(report: RunReport) -> None:
-    assert verdict.headline(report) == "0.13× the size, 2.9× faster [2.8, 3.0], accuracy 98.3 % → 97.8 %."
+    assert verdict.headline(report) == f"0.13{X} the size, 2.9{X} faster [2.8, 3.0], accuracy 98.3 % → 97.8 %."
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"ratio": 1.304, "ratio_low": 1.2, "ratio_high": 1.4}, "1.30× slower [1.20, 1.40]"),
+        ({"ratio": 1.304, "ratio_low": 1.2, "ratio_high": 1.4}, f"1.30{X} slower [1.20, 1.40]"),
         ({"ratio": 0.97, "ratio_low": 0.9, "ratio_high": 1.02}, "no measurable difference in latency"),
         ({"ratio": 0.993, "ratio_low": 0.991, "ratio_high": 0.995}, "no measurable difference in latency"),
-        ({"ratio": 0.8, "ratio_low": 0.75, "ratio_high": 0.85}, "1.25× faster [1.18, 1.33]"),
+        ({"ratio": 0.8, "ratio_low": 0.75, "ratio_high": 0.85}, f"1.25{X} faster [1.18, 1.33]"),
         ({"backend": "elsewhere"}, "latency not measured"),
     ],
 )
@@ -93,9 +95,10 @@ def test_limits_do_not_claim_what_was_not_done(variants: dict[str, RunReport]) -
         (wording.real(0.0), "0.00"),
         (wording.real(12.345), "12.3"),
         (wording.real(1234.5), "1234"),
+        (wording.real(9.996), "10.0"),
         (wording.real(0.01234), "0.0123"),
-        (wording.real(3.2e-6), "3.20×10⁻⁶"),
-        (wording.real(1.5e30, 2), "1.5×10³⁰"),
+        (wording.real(3.2e-6), f"3.20{X}10⁻⁶"),
+        (wording.real(1.5e30, 2), f"1.5{X}10³⁰"),
         (wording.real(math.inf), "∞"),
         (wording.real(-math.inf), "-∞"),
         (wording.real(math.nan), "not a number"),

@@ -1,0 +1,64 @@
+"""rescompress takes a trained ResNet and hands back a smaller, faster model, exported, checked and timed."""
+
+import importlib
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rescompress.benchmarking import benchmark
+    from rescompress.checkpoint import load, save
+    from rescompress.context import Context
+    from rescompress.cost import layer_costs, total_cost
+    from rescompress.distillation import distill
+    from rescompress.errors import RescompressError
+    from rescompress.fusion import fuse
+    from rescompress.pipeline import export, run
+    from rescompress.pruning import prune
+    from rescompress.quantization import quantize
+    from rescompress.training import Schedule, fit
+    from rescompress.verification import verify
+
+__version__ = metadata.version("rescompress")
+__all__ = [
+    "Context",
+    "RescompressError",
+    "Schedule",
+    "benchmark",
+    "distill",
+    "export",
+    "fit",
+    "fuse",
+    "layer_costs",
+    "load",
+    "prune",
+    "quantize",
+    "run",
+    "save",
+    "total_cost",
+    "verify",
+]
+_HOMES = {
+    "Context": "context",
+    "RescompressError": "errors",
+    "Schedule": "training",
+    "benchmark": "benchmarking",
+    "distill": "distillation",
+    "export": "pipeline",
+    "fit": "training",
+    "fuse": "fusion",
+    "layer_costs": "cost",
+    "load": "checkpoint",
+    "prune": "pruning",
+    "quantize": "quantization",
+    "run": "pipeline",
+    "save": "checkpoint",
+    "total_cost": "cost",
+    "verify": "verification",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use, so that the command line answers before PyTorch is loaded."""
+    if name not in _HOMES:
+        raise AttributeError(f"rescompress has no {name}")
+    return getattr(importlib.import_module(f"rescompress.{_HOMES[name]}"), name)

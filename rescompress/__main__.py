@@ -1,0 +1,5 @@
+"""``python -m rescompress`` is the command line."""
+
+from rescompress.cli import main
+
+main()

@@ -1,0 +1,150 @@
+"""The story of one run: load, stages, export, audit, verify, gate, benchmark, report; each step resumable."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from torch import nn
+
+from rescompress import __version__, artifact, backends, data, models, progress, recipe, reporting
+from rescompress.artifact import Artifact
+from rescompress.benchmarking import machine
+from rescompress.context import fit_data
+from rescompress.data import Data
+from rescompress.errors import GateFailed, TargetsFailed
+from rescompress.pipeline import proof
+from rescompress.pipeline.folder import RunFolder
+from rescompress.pipeline.stages import Origin, open_origin, run_stages
+from rescompress.recipe import Recipe
+from rescompress.spec import REPORT_SCHEMA, ArtifactRow, GateRow, RunReport
+
+__all__ = ["export", "plan", "run"]
+
+RUNS = Path("runs")
+
+
+def run(
+    job: Recipe | Path | str,
+    out: Path | str | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    command: str | None = None,
+) -> RunReport:
+    """Do one job from checkpoint to report; what an earlier run of the same job finished is not done again.
+
+    Args:
+        job: a recipe, its file, or the name of a shipped one.
+        out: the run's folder; None means ``runs/NAME-DIGEST``.
+        overrides: ``key.path=value`` each, set before the recipe is checked.
+        command: how the user said it; shown in the report.
+
+    Raises:
+        GateFailed: the result is less accurate than the recipe allows, or computes something else. The artifacts stay.
+        TargetsFailed: some targets could not be exported. The others stay.
+        RescompressError: whatever else is expected to go wrong.
+    """
+    if not isinstance(job, Recipe):
+        job = recipe.read(job, overrides)
+    for target in job.export:
+        backends.require(_only(target))
+    folder = RunFolder(Path(out) if out else RUNS / f"{job.name}-{job.digest}", job.name)
+    with folder.locked():
+        origin = open_origin(job)
+        opened = _open_data(job, origin)
+        text = yaml.safe_dump(job.filled(), sort_keys=False, allow_unicode=True)
+        artifact.write_bytes(folder.path / "recipe.yaml", text.encode())
+        environment = machine.environment()
+        artifact.write_bytes(folder.path / "environment.json", artifact.to_json(environment))
+        stages = run_stages(job, folder, origin, opened)
+        artifacts, failed = proof.prove(job, folder, stages, opened)
+        timed = proof.time(job, folder, artifacts, opened, environment)
+        report = RunReport(
+            schema=REPORT_SCHEMA,
+            name=job.name,
+            tool_version=__version__,
+            model=str(origin.spec),
+            data=opened.source if opened else None,
+            command=command or f"rescompress run {folder.path / 'recipe.yaml'}",
+            recipe_yaml=text,
+            stages=stages,
+            artifacts=artifacts,
+            benchmark=timed,
+            gate=_gate(job, artifacts),
+            environment=environment,
+        )
+        reporting.write(report, folder.path)
+    progress.note(f"report: {folder.path / 'report.html'}")
+    _pass(report, folder.path, failed)
+    return report
+
+
+def plan(job: Recipe, out: Path | str | None = None) -> tuple[str, ...]:
+    """What ``run`` would do, a line a step; nothing is loaded or written."""
+    path = Path(out) if out else RUNS / f"{job.name}-{job.digest}"
+    lines = [
+        f"folder: {path}",
+        f"model: {job.model.checkpoint or job.model.architecture}",
+        f"data: {job.data or 'none'}",
+    ]
+    lines += [f"stage {i}: {step.stage} {recipe.knobs.plain(step.knobs)}" for i, step in enumerate(job.stages, 1)]
+    lines += [f"export: {_only(target)}, {job.prove} stages, each audited and verified" for target in job.export]
+    if job.export and job.benchmark is not False:
+        lines.append(f"benchmark: {job.benchmark}")
+    if job.max_accuracy_drop is not None:
+        lines.append(f"gate: at most {job.max_accuracy_drop:g} points of top-1 lost")
+    return tuple(lines)
+
+
+def export(model: nn.Module, to: str, out: Path | str, **knobs: object) -> Artifact:
+    """Export one model for one runtime into a folder, atomically.
+
+    Args:
+        model: a model that carries its spec, float or quantized.
+        to: a file format such as ``onnx``, or a runtime.
+        out: the artifact's folder; what stood there is replaced.
+        knobs: the backend's export knobs.
+
+    Raises:
+        BackendMissing: the runtime's packages are not installed.
+        RecipeError: a knob is wrong.
+    """
+    backends.require(to)
+    ((name, filled),) = recipe.target(to, knobs).items()
+    return proof.export_artifact(model, name, filled, Path(out), label="model", source="", source_sha256="", key="")
+
+
+def _open_data(job: Recipe, origin: Origin) -> Data | None:
+    if job.data is None:
+        return None
+    ((source, filled),) = recipe.DATA.check(job.data).items()
+    return fit_data(data.load(source, origin.spec.preprocessing, **filled), origin.spec)
+
+
+def _gate(job: Recipe, artifacts: Sequence[ArtifactRow]) -> GateRow | None:
+    """Accuracy of the last stage's artifacts against the baseline's, each in its own runtime."""
+    if job.max_accuracy_drop is None or not artifacts:
+        return None
+    drops, reasons = [], []
+    for row in artifacts:
+        base = next(other for other in artifacts if other.backend == row.backend)
+        if row.label != artifacts[-1].label or row.verification.accuracy is None or base.verification.accuracy is None:
+            continue
+        drop = base.verification.accuracy.percent - row.verification.accuracy.percent
+        drops.append(drop)
+        if drop > job.max_accuracy_drop:
+            reasons.append(f"{row.backend} lost {drop:.2f} points of top-1; {job.max_accuracy_drop:g} are allowed.")
+    return GateRow(job.max_accuracy_drop, max(drops, default=None), not reasons, tuple(reasons))
+
+
+def _pass(report: RunReport, folder: Path, failed: Sequence[str]) -> None:
+    """Turn what the report found wrong into the exit code that says so."""
+    reasons = list(report.gate.reasons) if report.gate else []
+    reasons += [f"{row.label}: {reason}" for row in report.artifacts for reason in row.verification.failures]
+    if reasons:
+        raise GateFailed(reasons[0], f"Everything is kept for study in {folder}; see report.html there.")
+    if failed:
+        raise TargetsFailed(failed[0], f"The other targets are in {folder}.")
+
+
+def _only(target: object) -> str:
+    return recipe.knobs.only_item(target)[0]

@@ -1,0 +1,134 @@
+"""Export each stage, read off its real precision, compare it with eager PyTorch, and time all of them together."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from torch import nn
+
+from rescompress import __version__, artifact, backends, fakequant, knobs, models, progress
+from rescompress.artifact import MANIFEST, SCHEMA, Artifact, Manifest, digest, open_artifact
+from rescompress.benchmarking import benchmark, machine
+from rescompress.data import Data
+from rescompress.errors import InputRefused, RescompressError
+from rescompress.pipeline.folder import RunFolder
+from rescompress.pipeline.stages import load_stage
+from rescompress.recipe import Recipe
+from rescompress.spec import ArtifactRow, BenchmarkRow, Environment, PrecisionReport, StageRow
+from rescompress.verification import sample_images, verify
+from rescompress.worker import Worker
+
+RING = 64
+RAW = "latency-ns.json"
+
+
+def prove(
+    job: Recipe, folder: RunFolder, stages: Sequence[StageRow], opened: Data | None
+) -> tuple[tuple[ArtifactRow, ...], tuple[str, ...]]:
+    """Export, audit and verify the recipe's stages for each of its targets.
+
+    Returns:
+        The rows, and a sentence for each target that failed with an expected error.
+    """
+    chosen = stages if job.prove == "all" else (stages[0], *stages[1:][-1:])
+    rows, failed = [], []
+    for target in job.export:
+        name, filled = knobs.only_item(target)
+        try:
+            rows += [_prove_one(job, folder, stage, name, filled, opened) for stage in chosen]
+        except RescompressError as error:
+            failed.append(f"{name} failed: {error.fact}")
+            progress.note(failed[-1])
+    return tuple(rows), tuple(failed)
+
+
+def export_artifact(
+    model: nn.Module,
+    backend: str,
+    filled: dict[str, Any],
+    folder: Path,
+    *,
+    label: str,
+    source: str,
+    source_sha256: str,
+    key: str,
+) -> Artifact:
+    """Let a backend write a model's artifact, with a manifest beside it, atomically."""
+    spec = models.spec_of(model)
+
+    def fill(empty: Path) -> str:
+        return backends.require(backend).export(model, spec, empty, **filled)
+
+    def describe(entry: str, files: dict[str, str]) -> Manifest:
+        precision = "int8" if fakequant.sites_of(model) else "fp32"
+        return Manifest(SCHEMA, __version__, backend, label, precision, entry, files, spec, source, source_sha256, key)
+
+    return artifact.write_artifact(folder, fill, describe)
+
+
+def audit(folder: Path) -> PrecisionReport:
+    """What precision an artifact's layers really have, found out in a fresh process."""
+    with Worker(folder) as worker:
+        return TypeAdapter(PrecisionReport).validate_python(worker.audit())
+
+
+def time(
+    job: Recipe, folder: RunFolder, rows: Sequence[ArtifactRow], opened: Data | None, environment: Environment
+) -> BenchmarkRow | None:
+    """Time all artifacts interleaved in one run; None where the recipe asks for no benchmark."""
+    if job.benchmark is False or not rows:
+        return None
+    key = digest([[row.sha256 for row in rows], job.benchmark, machine.fingerprint(environment)])
+    found = folder.row("benchmark", key, BenchmarkRow)
+    if found is not None:
+        return found
+    folders = [folder.path / row.folder for row in rows]
+    preprocessing = open_artifact(folders[0]).manifest.model.preprocessing
+    row, raw = benchmark(folders, sample_images(opened, preprocessing, RING), **job.benchmark)
+    artifact.write_bytes(folder.rows / RAW, artifact.to_json(raw))
+    row = replace(row, raw=f"rows/{RAW}")
+    folder.keep_row("benchmark", key, row)
+    return row
+
+
+def _prove_one(
+    job: Recipe, folder: RunFolder, stage: StageRow, backend: str, filled: dict[str, Any], opened: Data | None
+) -> ArtifactRow:
+    place = folder.artifacts / backend / stage.label
+    versions = backends.get(backend).versions()
+    key = digest([stage.sha256, backend, knobs.plain(filled), versions, __version__])
+    built = _existing(place, key)
+    if built is None:
+        progress.note(f"export {stage.label} to {backend}")
+        source = f"../../../stages/{stage.checkpoint}"
+        model = load_stage(folder, stage)
+        built = export_artifact(
+            model, backend, filled, place, label=stage.label, source=source, source_sha256=stage.sha256, key=key
+        )
+    row_key = digest([built.sha256, opened.fingerprint if opened else None, knobs.plain(job.verify)])
+    name = f"{backend}-{stage.label}"
+    row = folder.row(name, row_key, ArtifactRow)
+    if row is None:
+        row = ArtifactRow(
+            label=stage.label,
+            backend=backend,
+            folder=str(place.relative_to(folder.path)),
+            sha256=built.sha256,
+            size_bytes=built.size_bytes,
+            precision=audit(place),
+            verification=verify(place, load_stage(folder, stage), opened, **job.verify),
+        )
+        folder.keep_row(name, row_key, row)
+    return row
+
+
+def _existing(place: Path, key: str) -> Artifact | None:
+    if not (place / MANIFEST).exists():
+        return None
+    try:
+        built = open_artifact(place)
+    except InputRefused:
+        return None
+    return built if built.manifest.key == key else None

@@ -1,0 +1,285 @@
+"""From YAML to a checked Recipe, or one sentence of what is wrong: every knob is checked before any tensor moves."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import core_schema
+
+from rescompress import catalog, knobs
+from rescompress.artifact import digest
+from rescompress.backends import FORMATS
+from rescompress.errors import RecipeError
+from rescompress.knobs import Choice, Folder
+
+STAGES = {
+    "fit": ("rescompress.training", "fit"),
+    "prune": ("rescompress.pruning", "prune"),
+    "distill": ("rescompress.distillation", "distill"),
+    "fuse": ("rescompress.fusion", "fuse"),
+    "quantize": ("rescompress.quantization", "quantize"),
+}
+"""Every stage, in the order in which a whole chain runs them."""
+BEFORE = (
+    ("fit", "fuse", "training needs BatchNorm"),
+    ("prune", "fuse", "the recovery after it needs BatchNorm"),
+    ("distill", "fuse", "training needs BatchNorm"),
+    ("fit", "quantize", "its ranges belong to the weights that it saw"),
+    ("prune", "quantize", "its ranges belong to the channels that it saw"),
+    ("distill", "quantize", "its ranges belong to the weights that it saw"),
+    ("fuse", "quantize", "its ranges belong to the folded weights"),
+)
+"""(earlier, later, why the later one can't go first)."""
+NEEDS = {"quantize": "fuse"}
+DATA = Folder("rescompress.data", "load")
+EXPORT = Folder("rescompress.backends", "export")
+VERIFY = ("rescompress.verification", "verify")
+BENCHMARK = ("rescompress.benchmarking", "benchmark")
+SHIPPED = (Path(__file__).parent / "_recipes", Path(__file__).parents[1] / "recipes")
+"""Where recipes lie in an installed package, and in a checkout."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a recipe with all its knobs."""
+
+    stage: str
+    knobs: dict[str, Any]
+
+
+class _Steps:
+    """Annotation of the list of stages: each is a name, or one ``name: {knob: value}``."""
+
+    def check(self, value: Any) -> tuple[Step, ...]:
+        if not isinstance(value, (list, tuple)):
+            raise RecipeError("stages is not a list.", "Write one stage a line: - prune: {ratio: 0.3}")
+        steps = tuple(item if isinstance(item, Step) else self._step(item) for item in value)
+        check_order([step.stage for step in steps])
+        return steps
+
+    def _step(self, item: Any) -> Step:
+        name, given = (item, {}) if isinstance(item, str) else knobs.only_item(item)
+        return Step(name, knobs.check(stage(name), given or {}, name))
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.check)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        forms = {name: knobs.json_schema(stage(name)) for name in STAGES}
+        mapping = {"type": "object", "properties": forms, "additionalProperties": False, "maxProperties": 1}
+        return {"type": "array", "items": {"anyOf": [{"enum": list(STAGES)}, mapping]}}
+
+
+class Knobs:
+    """Annotation of a mapping that holds the knobs of one function, named by module and function."""
+
+    def __init__(self, where: tuple[str, str]) -> None:
+        self._where = where
+
+    def check(self, value: Any) -> dict[str, Any]:
+        """Every knob with its value."""
+        return knobs.check(function(*self._where), value or {}, self._where[1])
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.check)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return knobs.json_schema(function(*self._where))
+
+
+class ModelChoice(BaseModel):
+    """The trained network to start from: a checkpoint, or a stock network with random weights to be trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    checkpoint: str | None = Field(None, description="checkpoint or state dict, or the name of a shipped model")
+    family: str | None = Field(None, description="family of a state dict; found by itself where it fits")
+    architecture: str | None = Field(None, description="architecture of a state dict; found by itself where it fits")
+    classes: int | None = Field(None, ge=2, description="outputs of the classifier")
+    arguments: dict[str, Any] = Field({}, description="further arguments of the family's build function")
+
+
+class Recipe(BaseModel):
+    """One job: a model, its data, the stages, the targets, and what must hold in the end."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names the run's folder")
+    seed: int = Field(0, ge=0, description="every random choice is drawn from this")
+    model: ModelChoice = Field(description="the trained network to start from")
+    data: Annotated[Choice | None, DATA] = Field(None, description="labelled images")
+    stages: Annotated[tuple[Step, ...], _Steps()] = Field((), description="what happens to the model, in this order")
+    export: Annotated[tuple[Choice, ...], Field(description="formats or runtimes to export to")] = ()
+    prove: Literal["all", "ends"] = Field("all", description="export and time every stage, or only first and last")
+    max_accuracy_drop: float | None = Field(None, ge=0, description="gate: most points of top-1 that may be lost")
+    verify: Annotated[dict[str, Any], Knobs(VERIFY)] = Field({}, validate_default=True)
+    benchmark: Annotated[dict[str, Any], Knobs(BENCHMARK)] | Literal[False] = Field({}, validate_default=True)
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _checkpoint(cls, value: Any) -> Any:
+        return {"checkpoint": value} if isinstance(value, str) else value
+
+    @field_validator("export", mode="before")
+    @classmethod
+    def _targets(cls, value: Any) -> Any:
+        wanted = [value] if isinstance(value, (str, Mapping)) else value
+        return tuple(_target(item) for item in wanted)
+
+    def filled(self) -> dict[str, Any]:
+        """The recipe as plain values with all defaults filled in."""
+        plain = self.model_dump(mode="python", exclude={"stages"})
+        plain["stages"] = [{step.stage: step.knobs} for step in self.stages]
+        return cast(dict[str, Any], knobs.plain(plain))
+
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits that change with every value of the recipe."""
+        return digest(self.filled())[:8]
+
+
+def stage(name: str) -> Callable[..., Any]:
+    """A stage function by its name.
+
+    Raises:
+        RecipeError: there is no such stage.
+    """
+    if name not in STAGES:
+        raise RecipeError(f"There is no stage '{name}'.", catalog.suggest(str(name), list(STAGES)))
+    return function(*STAGES[name])
+
+
+@functools.cache
+def function(module: str, name: str) -> Callable[..., Any]:
+    """A function by module and name, imported when it is needed."""
+    import importlib
+
+    return cast(Callable[..., Any], getattr(importlib.import_module(module), name))
+
+
+def check_order(stages: Sequence[str]) -> None:
+    """Refuse an order that can't work.
+
+    Raises:
+        RecipeError: a stage stands after one that it must precede, or lacks one that it needs.
+    """
+    for earlier, later, why in BEFORE:
+        if later in stages and earlier in stages[stages.index(later) :]:
+            raise RecipeError(f"{earlier} stands behind {later}, but {why}.", f"Put {earlier} before {later}.")
+    for name, needed in NEEDS.items():
+        if name in stages and needed not in stages[: stages.index(name)]:
+            raise RecipeError(f"{name} needs {needed} before it.", f"Add the line '- {needed}' above {name}.")
+    if stages.count("quantize") > 1:
+        raise RecipeError("quantize stands twice.", "Quantize once, as the last stage.")
+
+
+def read(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a YAML file, or from one that is shipped, by its name.
+
+    Args:
+        path: the file.
+        overrides: ``key.path=value`` each; a stage is named by its name or its number, as in ``stages.prune.ratio=0.5``.
+
+    Raises:
+        RecipeError: the file is missing or no YAML, or a key or value of it is wrong.
+    """
+    found = find(path)
+    try:
+        content = yaml.safe_load(found.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        first = str(error).replace("\n", " ")
+        raise RecipeError(f"{found} is no YAML: {first}.", "Correct the file.") from None
+    if not isinstance(content, dict):
+        raise RecipeError(f"{found} holds no mapping.", "A recipe starts with 'name: …'.")
+    for override in overrides:
+        _override(content, override)
+    return parse(content)
+
+
+def parse(content: Mapping[str, Any]) -> Recipe:
+    """Check a recipe that is given as plain values.
+
+    Raises:
+        RecipeError: a key or value of it is wrong.
+    """
+    try:
+        return Recipe.model_validate(dict(content))
+    except ValidationError as error:
+        raise knobs.explain(error, "The recipe", tuple(Recipe.model_fields)) from None
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    return {file.stem: file for folder in SHIPPED for file in sorted(folder.glob("*.yaml"))}
+
+
+def find(path: Path | str) -> Path:
+    """The file itself, or the shipped recipe of this name.
+
+    Raises:
+        RecipeError: there is neither.
+    """
+    file = Path(path)
+    if file.is_file():
+        return file
+    if str(path) in shipped():
+        return shipped()[str(path)]
+    raise RecipeError(f"There is no recipe {path}.", catalog.suggest(file.stem, sorted(shipped())))
+
+
+def target(name: str, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """``{backend: {every export knob: value}}`` for a backend or a file format and some knobs.
+
+    Raises:
+        RecipeError: there is no such backend, or a knob is wrong.
+    """
+    return EXPORT.check({FORMATS.get(name, name): given})
+
+
+def _target(item: Any) -> dict[str, dict[str, Any]]:
+    name, given = (item, {}) if isinstance(item, str) else knobs.only_item(item)
+    return target(name, given or {})
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    """Set one value in a tree of mappings and lists."""
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise RecipeError(f"--set {override} sets nothing.", "Write --set key.path=value.")
+    *parents, last = path.split(".")
+    here: Any = content
+    for part in parents:
+        here = _descend(here, part, path)
+    value = yaml.safe_load(text)
+    if isinstance(here, list):
+        place = _place(here, last, path)
+        here[place] = {last: value} if not last.isdigit() else value
+    else:
+        here[last] = value
+
+
+def _descend(here: Any, part: str, path: str) -> Any:
+    if isinstance(here, list):
+        place = _place(here, part, path)
+        if isinstance(here[place], str):
+            here[place] = {here[place]: {}}
+        name = next(iter(here[place]))
+        here[place][name] = here[place][name] or {}
+        return here[place][name]
+    if not isinstance(here.get(part), (dict, list)):
+        here[part] = {here[part]: {}} if isinstance(here.get(part), str) and part == "data" else {}
+    return here[part]
+
+
+def _place(items: list[Any], part: str, path: str) -> int:
+    """Where in a list of stages a name or a number points to."""
+    if part.isdigit() and int(part) < len(items):
+        return int(part)
+    names = [item if isinstance(item, str) else next(iter(item)) for item in items]
+    if part not in names:
+        raise RecipeError(f"--set {path}: there is no '{part}' in the list.", catalog.suggest(part, names))
+    return names.index(part)

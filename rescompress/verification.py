@@ -1,0 +1,117 @@
+"""Does the artifact compute what the model computes, and how accurate is it, in its own runtime and a fresh process?"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import nn
+
+from rescompress import data, metrics, models, progress
+from rescompress.artifact import open_artifact
+from rescompress.data import Data
+from rescompress.knobs import checked
+from rescompress.spec import Preprocessing, Proportion, VerificationRow
+from rescompress.worker import Worker
+
+Array = NDArray[np.float32]
+LEAST_SQNR_DB = {"fp32": 60.0, "int8": 20.0}
+LEAST_AGREEMENT = {"fp32": 99.5, "int8": 97.0}
+"""Defaults per precision. INT8 leaves room for kernels that saturate (x86 without VNNI) and for ties that rounding flips."""
+NOISE_IMAGES = 64
+
+
+@checked
+def verify(
+    folder: Path,
+    model: nn.Module,
+    images: Data | None,
+    *,
+    min_sqnr_db: Annotated[float | None, Field(ge=0)] = None,
+    min_agreement: Annotated[float | None, Field(ge=0, le=100)] = None,
+    batch: Annotated[int, Field(ge=1)] = 64,
+) -> VerificationRow:
+    """Run an artifact in a fresh process and compare it with the same model in eager PyTorch.
+
+    Args:
+        folder: the artifact.
+        model: the model that was exported.
+        images: labelled images; without them seeded noise is compared, and there is no accuracy.
+        min_sqnr_db: least signal to noise ratio of the logits, in dB; none means 60 for FP32, 20 for INT8.
+        min_agreement: least share of images, in percent, on which both name the same class; none means 99.5 for FP32, 97
+            for INT8.
+        batch: images per call of the runtime.
+
+    Raises:
+        InputRefused: the artifact was changed since it was exported.
+        WorkerCrashed: the runtime died.
+    """
+    manifest = open_artifact(folder).manifest
+    ours, theirs, labels, alone = _logits(folder, model, images, batch)
+    sqnr, agree = metrics.sqnr_db(ours, theirs), metrics.agreement(ours, theirs)
+    least_sqnr = LEAST_SQNR_DB[manifest.precision] if min_sqnr_db is None else min_sqnr_db
+    least_agreement = LEAST_AGREEMENT[manifest.precision] if min_agreement is None else min_agreement
+    failures = []
+    if not np.isfinite(theirs).all():
+        failures.append("Some logits are NaN or infinite.")
+    elif sqnr < least_sqnr:
+        failures.append(f"The logits' SQNR is {sqnr:.1f} dB, below {least_sqnr:g} dB.")
+    if agree.percent < least_agreement:
+        failures.append(f"Top-1 agrees with eager on {agree.percent:.2f} % of the images, below {least_agreement:g} %.")
+    if metrics.sqnr_db(theirs[:1], alone) < least_sqnr:
+        failures.append("An image alone gives other logits than the same image in a batch.")
+    return VerificationRow(
+        label=manifest.label,
+        backend=manifest.backend,
+        inputs="test split" if images else "noise",
+        accuracy=_accuracy(theirs, labels),
+        reference_accuracy=_accuracy(ours, labels),
+        max_abs=float(np.abs(ours - theirs).max()),
+        sqnr_db=sqnr,
+        agreement=agree,
+        failures=tuple(failures),
+    )
+
+
+def sample_images(images: Data | None, preprocessing: Preprocessing, count: int) -> Array:
+    """So many preprocessed test images ``[n, 3, h, w]``; seeded noise where there is no data."""
+    batches = (batch for batch, _ in _batches(images, preprocessing, count, count))
+    return next(batches)
+
+
+def _logits(folder: Path, model: nn.Module, images: Data | None, batch: int) -> tuple[Array, Array, list[int], Array]:
+    """Logits of eager PyTorch and of the artifact, the labels, and the artifact's logits of the first image alone."""
+    preprocessing = models.spec_of(model).preprocessing
+    ours, theirs, labels = [], [], []
+    alone: Array | None = None
+    count = len(images.test) if images else NOISE_IMAGES
+    with Worker(folder) as worker:
+        steps = _batches(images, preprocessing, batch, count)
+        for inputs, targets in progress.track(steps, f"verify {folder.name}", -(-count // batch)):
+            if alone is None:
+                alone = worker.run(inputs[:1])
+            theirs.append(worker.run(inputs))
+            ours.append(models.predict(model, [torch.from_numpy(inputs)]).numpy())
+            labels.extend(targets)
+    assert alone is not None
+    return np.concatenate(ours), np.concatenate(theirs), labels, alone
+
+
+def _batches(
+    images: Data | None, preprocessing: Preprocessing, batch: int, count: int
+) -> Iterator[tuple[Array, list[int]]]:
+    if images is None:
+        side = preprocessing.crop
+        noise = np.random.default_rng(0).standard_normal((count, 3, side, side), dtype=np.float32)
+        for start in range(0, count, batch):
+            yield noise[start : start + batch], []
+        return
+    for pixels, labels in data.batches(images.test, preprocessing, batch, count):
+        yield pixels.numpy(), labels.tolist()
+
+
+def _accuracy(logits: Array, labels: list[int]) -> Proportion | None:
+    return metrics.top1(logits, np.asarray(labels)) if labels else None
