@@ -5,7 +5,6 @@ in eager PyTorch. ``lower`` swaps each fake-quant for a quantize/dequantize pair
 every backend that goes through ``torch.export`` starts from that one program.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -145,7 +144,7 @@ def quantizer_behind(traced: fx.GraphModule, node: object) -> FakeQuantize | Non
 
 def lower(model: fx.GraphModule) -> fx.GraphModule:
     """A copy whose fake-quants are Q/DQ pairs, with INT8 weights and INT32 biases stored as integers."""
-    traced = copy.deepcopy(model)
+    traced = graph.clone(model)
     for node in list(traced.graph.nodes):
         if graph.op_of(node) in ("conv", "linear"):
             _lower_bias(traced, node)

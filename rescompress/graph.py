@@ -5,6 +5,7 @@ checkpoint may store them and a report may show them.
 """
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Iterator
 from typing import Any, cast
@@ -52,6 +53,13 @@ def capture(model: nn.Module, input_shape: tuple[int, int, int]) -> fx.GraphModu
     _name_values(traced.graph, leaves)
     traced.meta["captured"] = True
     return traced
+
+
+def clone(traced: fx.GraphModule) -> fx.GraphModule:
+    """A deep copy of a captured graph, without the warning that copying PyTorch's own tree specs raises."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return copy.deepcopy(traced)
 
 
 def is_captured(model: nn.Module) -> bool:

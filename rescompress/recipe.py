@@ -212,6 +212,11 @@ def parse(content: Mapping[str, Any]) -> Recipe:
         raise knobs.explain(error, "The recipe", tuple(Recipe.model_fields)) from None
 
 
+def json_schema() -> dict[str, Any]:
+    """The recipe's JSON schema, by which editors complete and check a YAML file."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+
+
 def shipped() -> dict[str, Path]:
     """The recipes that come with the package, by name."""
     return {file.stem: file for folder in SHIPPED for file in sorted(folder.glob("*.yaml"))}

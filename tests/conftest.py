@@ -5,7 +5,11 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
-jaxtyping.install_import_hook(["rescompress.data"], "beartype.beartype")
+CHECKED = (
+    *("data", "models", "layers", "graph", "fakequant", "checkpoint", "metrics", "cost", "context"),
+    *("fusion", "pruning", "quantization", "distillation", "training"),
+)
+jaxtyping.install_import_hook([f"rescompress.{name}" for name in CHECKED], "beartype.beartype")
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ def prune(
     *,
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.3,
     importance: Annotated[Choice, IMPORTANCE] = "l1",
-    round_to: Annotated[int, Field(ge=1, le=128)] = 8,
+    round_to: Annotated[int, Field(ge=1, le=128)] = 16,
 ) -> nn.Module:
     """Remove the least important channels of every dependency group.
 

@@ -18,7 +18,7 @@ class Cut:
 
 
 def plan(
-    groups: Sequence[Group], scores: Sequence[Float[Tensor, " c"]], *, ratio: float, round_to: int
+    groups: Sequence[Group], scores: Sequence[Float[Tensor, " _"]], *, ratio: float, round_to: int
 ) -> tuple[Cut, ...]:
     """Keep the best-scored channels of each group; ties keep the lower channel.
 

@@ -1,0 +1,38 @@
+"""What works on this machine, and the exact line that installs the rest."""
+
+from dataclasses import dataclass
+
+from rescompress import backends
+from rescompress.benchmarking import machine
+from rescompress.spec import Environment
+
+
+@dataclass(frozen=True)
+class Target:
+    """One runtime as it stands here."""
+
+    name: str
+    usable: bool
+    versions: dict[str, str]
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The machine and each runtime."""
+
+    environment: Environment
+    targets: tuple[Target, ...]
+
+
+def diagnose() -> Diagnosis:
+    """Say what this machine has: processor, releases, and which runtimes can be exported to and run."""
+    return Diagnosis(machine.environment(), tuple(_target(name) for name in backends.names()))
+
+
+def _target(name: str) -> Target:
+    backend = backends.get(name)
+    missing = backend.missing()
+    if missing:
+        return Target(name, False, {}, f"pip install '{missing}'")
+    return Target(name, True, backend.versions(), "")

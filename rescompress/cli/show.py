@@ -1,0 +1,167 @@
+"""Results on standard output: tables for people, one JSON document for programs."""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from rescompress.artifact import to_json
+from rescompress.spec import BenchmarkRow, Cost, LayerCost, RunReport, VerificationRow
+
+form = "human"
+PIPE_WIDTH = 160
+"""Columns where there is no terminal to ask; a narrow default would break every row."""
+
+
+def document(value: Any) -> None:
+    """One JSON document."""
+    sys.stdout.write(to_json(value).decode())
+
+
+def lines(texts: Iterable[str]) -> None:
+    """A line each; in JSON, one list."""
+    if form == "json":
+        document(list(texts))
+    elif form == "human":
+        for text in texts:
+            print(text)
+
+
+def report(found: RunReport) -> None:
+    """The stages of a run and what was proven of each."""
+    if form == "json":
+        document(found)
+    if form != "human":
+        return
+    from rescompress.reporting import verdict
+
+    rows = [
+        [
+            row.label,
+            _percent(row.accuracy),
+            f"{row.cost.params:,}",
+            f"{row.cost.macs:,}",
+            f"{row.cost.weight_bytes:,}",
+            *_proof(found, row.label),
+        ]
+        for row in found.stages
+    ]
+    _table(["stage", "top-1 %", "params", "MACs", "weight bytes", "in its runtime %", "p50 ms", "ratio"], rows)
+    print(verdict.headline(found))
+
+
+def inspection(model: str, total: Cost, layers: Sequence[LayerCost]) -> None:
+    """Each layer's cost, then the total."""
+    if form == "json":
+        document({"model": model, "total": vars(total), "layers": [vars(layer) for layer in layers]})
+    if form != "human":
+        return
+    shown = [
+        [
+            layer.layer,
+            layer.op,
+            "x".join(map(str, layer.output_shape)),
+            f"{layer.params:,}",
+            f"{layer.macs:,}",
+            str(layer.weight_bits),
+            f"{layer.weight_bytes:,}",
+        ]
+        for layer in layers
+    ]
+    _table(["layer", "op", "output", "params", "MACs", "bits", "weight bytes"], shown)
+    print(f"{model}: {total.params:,} parameters, {total.macs:,} MACs, {total.weight_bytes:,} bytes of weights")
+
+
+def verification(row: VerificationRow) -> None:
+    """What an artifact computes against eager PyTorch."""
+    if form == "json":
+        document(row)
+    if form != "human":
+        return
+    facts = [
+        ["accuracy in its runtime", _percent(row.accuracy)],
+        ["accuracy in eager PyTorch", _percent(row.reference_accuracy)],
+        ["largest difference of logits", f"{row.max_abs:.3g}"],
+        ["SQNR", f"{row.sqnr_db:.1f} dB"],
+        ["top-1 agreement", _percent(row.agreement)],
+        ["inputs", row.inputs],
+        ["verdict", "; ".join(row.failures) or "verified"],
+    ]
+    _table([row.label, row.backend], facts)
+
+
+def benchmark(row: BenchmarkRow) -> None:
+    """Latencies of all candidates and whether they can be trusted."""
+    if form == "json":
+        document(row)
+    if form != "human":
+        return
+    shown = [
+        [
+            each.label,
+            f"{each.p50_ms:.3f} [{each.p50_low_ms:.3f}, {each.p50_high_ms:.3f}]",
+            "too few" if each.p90_ms is None else f"{each.p90_ms:.3f}",
+            f"{each.ratio:.3f} [{each.ratio_low:.3f}, {each.ratio_high:.3f}]",
+            str(each.queries),
+        ]
+        for each in row.latencies
+    ]
+    _table(["artifact", "p50 ms [95 %]", "p90 ms", "ratio [95 %]", "queries"], shown)
+    print(f"{row.verdict}: {' '.join(row.reasons) or 'no objection'}")
+
+
+def diagnosis(found: Any) -> None:
+    """The machine and each runtime."""
+    if form == "json":
+        document(found)
+    if form != "human":
+        return
+    where = found.environment
+    print(
+        f"{where.cpu}, {where.cores} cores, {where.memory_bytes / 2**30:.1f} GiB, {' '.join(where.isa) or 'no INT8 ISA'}"
+    )
+    print(f"{where.system}, Python {where.python}, " + ", ".join(f"{k} {v}" for k, v in where.packages.items()))
+    rows = [
+        [t.name, "yes" if t.usable else "no", ", ".join(f"{k} {v}" for k, v in t.versions.items()) or t.remedy]
+        for t in found.targets
+    ]
+    _table(["runtime", "usable here", "releases, or how to get it"], rows)
+
+
+def recipes(found: Mapping[str, str]) -> None:
+    """The shipped recipes and what each is for."""
+    if form == "json":
+        document(dict(found))
+    elif form == "human":
+        _table(["recipe", "what it does"], [[name, about] for name, about in found.items()])
+
+
+def _proof(found: RunReport, label: str) -> list[str]:
+    artifacts = [row for row in found.artifacts if row.label == label]
+    timed = [row for row in (found.benchmark.latencies if found.benchmark else ()) if row.label == label]
+    accuracy = _percent(artifacts[0].verification.accuracy) if artifacts else "-"
+    if not timed:
+        return [accuracy, "-", "-"]
+    return [
+        accuracy,
+        f"{timed[0].p50_ms:.3f}",
+        f"{timed[0].ratio:.3f} [{timed[0].ratio_low:.3f}, {timed[0].ratio_high:.3f}]",
+    ]
+
+
+def _percent(proportion: Any) -> str:
+    return f"{proportion.percent:.2f}" if proportion else "-"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, title in enumerate(head):
+        table.add_column(title, no_wrap=not place, justify="right" if place and title != "output" else "left")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    console.width = max(console.width, 0 if console.is_terminal else PIPE_WIDTH)
+    console.print(table)

@@ -1,0 +1,287 @@
+"""What each verb does: read flags, call the function, show its result on standard output."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from rescompress import catalog, progress, recipe
+from rescompress.cli import VERBS, show
+from rescompress.cli.flags import options, values
+from rescompress.errors import RecipeError
+from rescompress.recipe import Recipe
+
+Body = Callable[..., None]
+
+
+def command(verb: str) -> click.Command:
+    """A verb with its flags."""
+    body, parameters = _BODIES[verb]() if verb in _BODIES else _stage(verb)
+    common = [
+        click.Option(
+            ["--format", "form"], type=click.Choice(["human", "json", "quiet"]), default="human", help="Output."
+        ),
+        click.Option(["--debug"], is_flag=True, help="Show tracebacks of expected failures."),
+    ]
+
+    def call(form: str, debug: bool, **given: Any) -> None:
+        progress.quiet = form == "quiet"
+        show.form = form
+        body(**given)
+
+    summary = catalog.summary(*VERBS[verb])
+    return click.Command(verb, params=[*parameters, *common], callback=call, help=summary)
+
+
+def _run() -> tuple[Body, list[click.Parameter]]:
+    def body(recipe_: str, out: Path | None, sets: tuple[str, ...], dry_run: bool) -> None:
+        from rescompress import pipeline
+
+        job = recipe.read(recipe_, sets)
+        if dry_run:
+            show.lines(pipeline.plan(job, out))
+            return
+        words = ["rescompress", "run", recipe_, *(f"--set {text}" for text in sets), *(["-o", str(out)] if out else [])]
+        show.report(pipeline.run(job, out, command=" ".join(words)))
+
+    return body, [
+        click.Argument(["recipe_"], metavar="RECIPE"),
+        _out(),
+        click.Option(
+            ["--set", "sets"], multiple=True, metavar="KEY=VALUE", help="Override a value, as stages.prune.ratio=0.5."
+        ),
+        click.Option(["--dry-run"], is_flag=True, help="Print what would be done, and do nothing."),
+    ]
+
+
+def _stage(verb: str) -> tuple[Body, list[click.Parameter]]:
+    """A stage's verb runs a recipe of that one stage, so that it is resumable, verified and reported like any other."""
+    function = recipe.stage(verb)
+
+    def body(
+        model: str,
+        data: str | None,
+        to: str | None,
+        out: Path | None,
+        seed: int,
+        max_accuracy_drop: float | None,
+        family: str | None,
+        architecture: str | None,
+        classes: int | None,
+        **given: Any,
+    ) -> None:
+        from rescompress import pipeline
+
+        steps: list[Any] = [{verb: values(function, given)}]
+        if verb in recipe.NEEDS and not _is_fused(model):
+            steps.insert(0, recipe.NEEDS[verb])
+        job = recipe.parse(
+            {
+                "name": verb,
+                "seed": seed,
+                "model": {"checkpoint": model, "family": family, "architecture": architecture, "classes": classes},
+                "data": yaml.safe_load(data) if data else None,
+                "stages": steps,
+                "export": to.split(",") if to else (),
+                "max_accuracy_drop": max_accuracy_drop,
+                "benchmark": False,
+            }
+        )
+        show.report(pipeline.run(job, out))
+
+    return body, [
+        *_model(),
+        click.Option(["--to"], metavar="FORMAT[,FORMAT]", help="Export to these, and verify there."),
+        _out(),
+        click.Option(["--seed"], type=int, default=0, help="Every random choice is drawn from this."),
+        click.Option(["--max-accuracy-drop"], type=float, help="Gate: most points of top-1 that may be lost."),
+        *options(function),
+    ]
+
+
+def _inspect() -> tuple[Body, list[click.Parameter]]:
+    def body(model: str, family: str | None, architecture: str | None, classes: int | None, data: str | None) -> None:
+        from rescompress import cost, models
+
+        opened = _load(model, family, architecture, classes)
+        show.inspection(str(models.spec_of(opened)), cost.total_cost(opened), cost.layer_costs(opened))
+
+    return body, _model()
+
+
+def _export() -> tuple[Body, list[click.Parameter]]:
+    from rescompress import backends
+
+    def body(
+        model: str,
+        family: str | None,
+        architecture: str | None,
+        classes: int | None,
+        data: str | None,
+        to: str,
+        out: Path | None,
+        **given: Any,
+    ) -> None:
+        job = recipe.parse(
+            {
+                "name": "export",
+                "model": {"checkpoint": model, "family": family, "architecture": architecture, "classes": classes},
+                "data": yaml.safe_load(data) if data else None,
+                "export": [{name: values(backends.get(name).export, given) or {}} for name in to.split(",")],
+                "benchmark": False,
+            }
+        )
+        from rescompress import pipeline
+
+        show.report(pipeline.run(job, out))
+
+    flags = [option for name in backends.names() for option in options(backends.get(name).export)]
+    target = click.Option(["--to"], required=True, metavar="FORMAT[,FORMAT]", help="File formats or runtimes.")
+    return body, [*_model(), target, _out(), *flags]
+
+
+def _verify() -> tuple[Body, list[click.Parameter]]:
+    from rescompress.verification import verify
+
+    def body(artifact: Path, reference: str | None, data: str | None, **given: Any) -> None:
+        from rescompress import checkpoint
+        from rescompress.artifact import open_artifact
+        from rescompress.errors import GateFailed
+
+        manifest = open_artifact(artifact).manifest
+        source = reference or str(artifact / manifest.source)
+        if not reference and not (manifest.source and Path(source).is_file()):
+            raise RecipeError("The artifact doesn't say which checkpoint it came from.", "Name it with --reference.")
+        row = verify(artifact, checkpoint.load(source), _open(data, manifest.model), **values(verify, given))
+        show.verification(row)
+        if row.failures:
+            raise GateFailed(row.failures[0], "Export the model again, or look for what changed in between.")
+
+    return body, [
+        click.Argument(["artifact"], type=click.Path(path_type=Path)),
+        click.Option(
+            ["--reference"], metavar="CHECKPOINT", help="The model that was exported  [default: as the artifact says]"
+        ),
+        _data(),
+        *options(verify),
+    ]
+
+
+def _benchmark() -> tuple[Body, list[click.Parameter]]:
+    from rescompress.benchmarking import benchmark
+
+    def body(artifacts: tuple[Path, ...], data: str | None, strict: bool, **given: Any) -> None:
+        from rescompress.artifact import open_artifact
+        from rescompress.errors import BenchmarkInvalid
+        from rescompress.verification import sample_images
+
+        spec = open_artifact(artifacts[0]).manifest.model
+        ring = sample_images(_open(data, spec), spec.preprocessing, 64)
+        row, _ = benchmark(artifacts, ring, **values(benchmark, given))
+        show.benchmark(row)
+        if row.verdict == "INVALID" or (strict and row.verdict != "VALID"):
+            raise BenchmarkInvalid(f"The timing is {row.verdict}: {row.reasons[0]}", "Time again on a quiet machine.")
+
+    return body, [
+        click.Argument(["artifacts"], nargs=-1, required=True, type=click.Path(path_type=Path)),
+        _data(),
+        click.Option(["--strict"], is_flag=True, help="Leave with 6 unless the verdict is VALID."),
+        *options(benchmark),
+    ]
+
+
+def _report() -> tuple[Body, list[click.Parameter]]:
+    def body(run: Path, out: Path | None) -> None:
+        from rescompress import reporting
+
+        folder = out or (run if run.is_dir() else run.parent)
+        show.lines(str(path) for path in reporting.write(reporting.read(run), folder))
+
+    return body, [click.Argument(["run"], type=click.Path(path_type=Path)), _out()]
+
+
+def _doctor() -> tuple[Body, list[click.Parameter]]:
+    def body() -> None:
+        from rescompress.cli.doctor import diagnose
+
+        show.diagnosis(diagnose())
+
+    return body, []
+
+
+def _recipes() -> tuple[Body, list[click.Parameter]]:
+    def body(name: str | None) -> None:
+        if name is None:
+            show.recipes({key: _first_comment(path) for key, path in recipe.shipped().items()})
+        else:
+            click.echo(recipe.find(name).read_text("utf-8"), nl=False)
+
+    return body, [click.Argument(["name"], required=False)]
+
+
+def _schema() -> tuple[Body, list[click.Parameter]]:
+    def body() -> None:
+        show.document(recipe.json_schema())
+
+    return body, []
+
+
+_BODIES: dict[str, Callable[[], tuple[Body, list[click.Parameter]]]] = {
+    "run": _run,
+    "inspect": _inspect,
+    "export": _export,
+    "verify": _verify,
+    "benchmark": _benchmark,
+    "report": _report,
+    "doctor": _doctor,
+    "recipes": _recipes,
+    "schema": _schema,
+}
+
+
+def _model() -> list[click.Parameter]:
+    return [
+        click.Argument(["model"], metavar="MODEL"),
+        click.Option(["--family"], help="Family of a state dict that doesn't fit by itself."),
+        click.Option(["--architecture"], help="Architecture of that state dict."),
+        click.Option(["--classes"], type=int, help="Outputs of its classifier."),
+        _data(),
+    ]
+
+
+def _data() -> click.Option:
+    return click.Option(["--data"], metavar="NAME", help="Labelled images, as digits or '{imagefolder: {root: DIR}}'.")
+
+
+def _out() -> click.Option:
+    return click.Option(["-o", "--out"], type=click.Path(path_type=Path), help="Folder for everything that is written.")
+
+
+def _load(path: str, family: str | None, architecture: str | None, classes: int | None) -> Any:
+    from rescompress.pipeline.stages import open_origin
+
+    choice = {"checkpoint": path, "family": family, "architecture": architecture, "classes": classes}
+    return open_origin(Recipe.model_validate({"name": "inspect", "model": choice})).model
+
+
+def _open(text: str | None, spec: Any) -> Any:
+    from rescompress import data
+    from rescompress.context import fit_data
+
+    if text is None:
+        return None
+    ((source, filled),) = recipe.DATA.check(yaml.safe_load(text)).items()
+    return fit_data(data.load(source, spec.preprocessing, **filled), spec)
+
+
+def _is_fused(path: str) -> bool:
+    """Whether a checkpoint has no BatchNorm left to fold."""
+    from rescompress import checkpoint, fusion
+
+    return not fusion.foldable(checkpoint.load(path))
+
+
+def _first_comment(path: Path) -> str:
+    return path.read_text("utf-8").partition("\n")[0].lstrip("# ")
