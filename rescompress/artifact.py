@@ -58,10 +58,12 @@ class Artifact:
 
     @property
     def entry(self) -> Path:
+        """The file that the runtime loads."""
         return self.folder / self.manifest.entry
 
     @property
     def size_bytes(self) -> int:
+        """What the artifact's files weigh together."""
         return sum((self.folder / name).stat().st_size for name in self.manifest.files)
 
     @property

@@ -1,6 +1,7 @@
 """A compressed model on disk: one safetensors file whose metadata rebuilds the stock class and cuts it to shape.
 
-Nothing is ever unpickled: a ``.pth`` state dict goes through ``weights_only=True``, which builds tensors and containers only.
+Nothing is ever unpickled: a ``.pth`` state dict goes through ``weights_only=True``, which builds tensors and containers
+only.
 """
 
 import json
@@ -62,8 +63,8 @@ def load(path: Path | str, spec: ModelSpec | None = None) -> nn.Module:
     """Rebuild a model from a file, in eval mode.
 
     Args:
-        path: our own checkpoint, or a state dict (``.safetensors``, ``.pth``, ``.pt``, ``.th``, ``.bin``), or the name of
-            a model that the package ships.
+        path: our own checkpoint, or a state dict (``.safetensors``, ``.pth``, ``.pt``, ``.th``, ``.bin``), or the name
+            of a model that the package ships.
         spec: the stock network that a state dict belongs to; None finds it by names and shapes.
 
     Raises:

@@ -30,36 +30,54 @@ class RescompressError(Exception):
 
 
 class RecipeError(RescompressError):
+    """The recipe or the command line is wrong."""
+
     exit_code = 2
 
 
 class TargetsFailed(RescompressError):
+    """Some of the wanted artifacts could not be made; the others stand."""
+
     exit_code = 3
 
 
 class InputRefused(RescompressError):
+    """A file that came in is missing, corrupt, unsafe or unsupported, or a place can't be written."""
+
     exit_code = 4
 
 
 class GateFailed(RescompressError):
+    """The artifact is less accurate than allowed, or computes something else than the model."""
+
     exit_code = 5
 
 
 class BenchmarkInvalid(RescompressError):
+    """The timing can't be trusted, or regressed."""
+
     exit_code = 6
 
 
 class BackendMissing(RescompressError):
+    """A runtime is not installed here."""
+
     exit_code = 7
 
 
 class ResourceExhausted(RescompressError):
+    """Disk, memory or time ran out."""
+
     exit_code = 8
 
 
 class RunLocked(RescompressError):
+    """Another process works in the same folder."""
+
     exit_code = 9
 
 
 class WorkerCrashed(RescompressError):
+    """A runtime died in its own process."""
+
     exit_code = 10

@@ -1,8 +1,8 @@
 """What a quantized model is made of: fake-quant modules in a captured graph, and their lowering to Q/DQ.
 
-A quantized model is the captured graph with a ``FakeQuantize`` behind every value that a ``Site`` names. It runs and trains
-in eager PyTorch. ``lower`` swaps each fake-quant for a quantize/dequantize pair with INT8 weights stored as integers;
-every backend that goes through ``torch.export`` starts from that one program.
+A quantized model is the captured graph with a ``FakeQuantize`` behind every value that a ``Site`` names. It runs and
+trains in eager PyTorch. ``lower`` swaps each fake-quant for a quantize/dequantize pair with INT8 weights stored as
+integers; every backend that goes through ``torch.export`` starts from that one program.
 """
 
 from collections.abc import Sequence
@@ -41,10 +41,12 @@ class Site:
 
     @property
     def limits(self) -> tuple[int, int]:
+        """Smallest and largest integer."""
         return WEIGHT_LIMITS if self.is_weight else LIMITS[self.dtype]
 
     @property
     def is_weight(self) -> bool:
+        """Whether the value is a layer's weight, not an activation."""
         return self.value.endswith(".weight")
 
 

@@ -6,6 +6,7 @@ checkpoint may store them and a report may show them.
 
 import contextlib
 import copy
+import functools
 import warnings
 from collections.abc import Iterator
 from typing import Any, cast
@@ -113,9 +114,13 @@ def _drop_size_nodes(traced: fx.GraphModule) -> None:
     for node in list(traced.graph.nodes):
         if node.op == "call_function" and node.target in (_aten.sym_size.int, _aten.sym_size.default):
             for user in list(node.users):
-                user.args = fx.map_arg(user.args, lambda arg, size=node: -1 if arg is size else arg)
+                user.args = cast(Any, fx.node.map_arg(user.args, functools.partial(_flexible, node)))
     traced.graph.eliminate_dead_code()
     traced.recompile()
+
+
+def _flexible(size: fx.Node, argument: fx.Node) -> fx.node.Argument:
+    return -1 if argument is size else argument
 
 
 def _name_values(graph: fx.Graph, leaves: set[str]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ParamSpec, TypeVar, cast, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import core_schema
 
 from rescompress import catalog
@@ -35,6 +35,7 @@ class Knob:
 
     @property
     def required(self) -> bool:
+        """Whether it has no default."""
         return self.default is inspect.Parameter.empty
 
 
@@ -114,8 +115,6 @@ def group_knobs(group: type) -> tuple[Knob, ...]:
 @functools.cache
 def schema(function: Callable[..., Any]) -> type[BaseModel]:
     """The knobs of a function as a pydantic model that refuses unknown names."""
-    from pydantic import Field
-
     fields: dict[str, Any] = {
         knob.name: (
             Annotated[knob.annotation, Field(description=knob.help)],

@@ -1,4 +1,4 @@
-"""Layers whose channels can be cut, and the one that stock PyTorch lacks: He et al.'s parameter-free shortcut."""
+"""Layers whose channels can be cut, and the one that PyTorch lacks: He et al.'s parameter-free shortcut."""
 
 from collections.abc import Sequence
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class PadShortcut(nn.Module):
     """Option A of He et al. 2015 (arXiv:1512.03385, section 4.2): subsample, then fill up with zero channels.
 
-    Output channel ``j`` is input channel ``sources[j]``, or zero where ``sources[j]`` is -1. Stated so, cutting channels
-    on either side is bookkeeping: an input that leaves turns its copies into zeros, an output that leaves is dropped.
+    Output channel ``j`` is input channel ``sources[j]``, or zero where ``sources[j]`` is -1. Stated so, cutting
+    channels on either side is bookkeeping: an input that leaves turns its copies into zeros, an output that leaves is dropped.
     It runs as a 1 x 1 convolution with fixed weights of 0 and 1, which runtimes fuse with the add behind it and keep in
     INT8, where slicing and padding would break both.
 
@@ -38,6 +38,7 @@ class PadShortcut(nn.Module):
 
     @property
     def out_channels(self) -> int:
+        """Channels of the output."""
         return len(self.sources)
 
     def connect(self, in_channels: int, sources: Sequence[int]) -> None:

@@ -1,6 +1,7 @@
 """From YAML to a checked Recipe, or one sentence of what is wrong: every knob is checked before any tensor moves."""
 
 import functools
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,8 +157,6 @@ def stage(name: str) -> Callable[..., Any]:
 @functools.cache
 def function(module: str, name: str) -> Callable[..., Any]:
     """A function by module and name, imported when it is needed."""
-    import importlib
-
     return cast(Callable[..., Any], getattr(importlib.import_module(module), name))
 
 
@@ -182,7 +181,7 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: the file.
-        overrides: ``key.path=value`` each; a stage is named by its name or its number, as in ``stages.prune.ratio=0.5``.
+        overrides: ``key.path=value`` each; a stage is found by name or number, as in ``stages.prune.ratio=0.5``.
 
     Raises:
         RecipeError: the file is missing or no YAML, or a key or value of it is wrong.

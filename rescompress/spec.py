@@ -73,6 +73,7 @@ class Proportion:
 
     @property
     def percent(self) -> float:
+        """The share, in percent; NaN of nothing."""
         return 100 * self.correct / self.total if self.total else float("nan")
 
 

@@ -20,7 +20,7 @@ from rescompress.worker import Worker
 Array = NDArray[np.float32]
 LEAST_SQNR_DB = {"fp32": 60.0, "int8": 20.0}
 LEAST_AGREEMENT = {"fp32": 99.5, "int8": 97.0}
-"""Defaults per precision. INT8 leaves room for kernels that saturate (x86 without VNNI) and for ties that rounding flips."""
+"""Defaults per precision. INT8 leaves room for kernels that saturate (x86 without VNNI) and for rounding that flips."""
 NOISE_IMAGES = 64
 
 
@@ -41,8 +41,8 @@ def verify(
         model: the model that was exported.
         images: labelled images; without them seeded noise is compared, and there is no accuracy.
         min_sqnr_db: least signal to noise ratio of the logits, in dB; none means 60 for FP32, 20 for INT8.
-        min_agreement: least share of images, in percent, on which both name the same class; none means 99.5 for FP32, 97
-            for INT8.
+        min_agreement: least share of images, in percent, on which both name the same class; none means 99.5 for FP32,
+            97 for INT8.
         batch: images per call of the runtime.
 
     Raises:

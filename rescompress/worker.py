@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -36,7 +37,7 @@ class Worker:
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
         self._folder, self._threads = folder, threads
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit
 
     def __enter__(self) -> "Worker":
         command = [sys.executable, "-m", "rescompress.worker", str(self._folder), str(self._threads)]
@@ -49,7 +50,8 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         try:
@@ -87,7 +89,8 @@ class Worker:
         return dict(answer["report"])
 
     def _ask(self, request: dict[str, Any], images: Array | None = None) -> dict[str, Any] | Array:
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         try:
             _send(self._process.stdin, request, images)
             answer, array = _receive(self._process.stdout)
@@ -138,7 +141,7 @@ def _serve(folder: Path, threads: int, requests: IO[bytes], answers: IO[bytes]) 
     artifact = open_artifact(folder)
     backend = backends.require(artifact.manifest.backend)
     ring: Array = np.empty((0,), np.float32)
-    order = random.Random(0)
+    order = random.Random(0)  # noqa: S311 - which image comes next is no secret
     with backend.load(artifact, threads=threads) as session:
         while True:
             try:
@@ -156,8 +159,6 @@ def _serve(folder: Path, threads: int, requests: IO[bytes], answers: IO[bytes]) 
                 elif request["do"] == "time":
                     _send(answers, {"ns": _time(session, ring, request, order)})
                 elif request["do"] == "audit":
-                    from dataclasses import asdict
-
                     _send(answers, {"report": asdict(backend.audit(artifact))})
                 else:
                     _send(answers, {})

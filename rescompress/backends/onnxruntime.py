@@ -74,6 +74,9 @@ def export(
     """Write ``model.onnx``: one file, dynamic batch, INT8 weights stored as INT8, nodes named after the modules.
 
     Args:
+        model: float or quantized.
+        spec: the model's.
+        folder: an empty folder.
         opset: version of the ONNX operator set.
 
     Raises:

@@ -41,7 +41,7 @@ def values(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, 
 
 def _flat(knob: Knob) -> Iterator[tuple[str, Knob]]:
     """A knob by its flag's name; a group's fields one by one."""
-    if dataclasses.is_dataclass(knob.annotation):
+    if isinstance(knob.annotation, type) and dataclasses.is_dataclass(knob.annotation):
         for inner in group_knobs(knob.annotation):
             yield inner.name, inner
     else:
@@ -63,7 +63,7 @@ def _bare(choice: str) -> click.Option:
     return flag
 
 
-class _Value(click.ParamType):
+class _Value(click.ParamType[Any]):
     """A knob's value as YAML writes it; the limits are checked where all knobs are."""
 
     def __init__(self, knob: Knob) -> None:

@@ -120,9 +120,8 @@ def diagnosis(found: Any) -> None:
     if form != "human":
         return
     where = found.environment
-    print(
-        f"{where.cpu}, {where.cores} cores, {where.memory_bytes / 2**30:.1f} GiB, {' '.join(where.isa) or 'no INT8 ISA'}"
-    )
+    isa = " ".join(where.isa) or "no vector instructions known"
+    print(f"{where.cpu}, {where.cores} cores, {where.memory_bytes / 2**30:.1f} GiB, {isa}")
     print(f"{where.system}, Python {where.python}, " + ", ".join(f"{k} {v}" for k, v in where.packages.items()))
     rows = [
         [t.name, "yes" if t.usable else "no", ", ".join(f"{k} {v}" for k, v in t.versions.items()) or t.remedy]

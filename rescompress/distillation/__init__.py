@@ -12,7 +12,7 @@ from rescompress.context import Context, fit_data
 from rescompress.errors import RecipeError
 from rescompress.graph import evaluating
 from rescompress.knobs import Choice, Folder, checked
-from rescompress.training import Schedule, train
+from rescompress.training import DEFAULT_SCHEDULE, Schedule, train
 
 LOSSES = Folder("rescompress.distillation.losses", "loss")
 
@@ -22,13 +22,15 @@ def distill(
     model: nn.Module,
     ctx: Context,
     *,
-    schedule: Schedule = Schedule(),
+    schedule: Schedule = DEFAULT_SCHEDULE,
     loss: Annotated[Choice, LOSSES] = "logits",
     teacher: Annotated[Path | None, Field()] = None,
 ) -> nn.Module:
     """Train a model to give the answers of a teacher, by default of the untouched model.
 
     Args:
+        model: a float model; it is not edited.
+        ctx: where images, seed and the reference model come from.
         schedule: how long and how hard to train.
         loss: what of the teacher is imitated.
         teacher: checkpoint of another teacher with the same classes; none means the untouched model.

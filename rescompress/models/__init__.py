@@ -1,4 +1,4 @@
-"""Where a ResNet comes from: one file per family, each with ``ARCHITECTURES``, ``PREPROCESSING``, ``build`` and ``rename``."""
+"""Where a ResNet comes from: one file per family, each satisfying the same Protocol."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, cast, runtime_checkable

@@ -16,8 +16,8 @@ _library: torch.library.Library | None = None
 def import_torchvision() -> ModuleType:
     """The torchvision package, with its two missing operator schemas defined if the extension can't load.
 
-    A torchvision built for CUDA fails beside a CPU PyTorch with "operator torchvision::nms does not exist". ResNets need
-    neither operator.
+    A torchvision built for CUDA fails beside a CPU PyTorch with "operator torchvision::nms does not exist". ResNets
+    need neither operator.
     """
     global _library
     try:
@@ -27,7 +27,7 @@ def import_torchvision() -> ModuleType:
             raise
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
-    _library = torch.library.Library("torchvision", "DEF")
+    _library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for schema in _SCHEMAS:
-        _library.define(schema)
+        _library.define(schema)  # type: ignore[no-untyped-call]
     return importlib.import_module("torchvision")

@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 from torch import nn
 
-from rescompress import __version__, artifact, backends, data, models, progress, recipe, reporting
+from rescompress import __version__, artifact, backends, data, knobs, progress, recipe, reporting
 from rescompress.artifact import Artifact
 from rescompress.benchmarking import machine
 from rescompress.context import fit_data
@@ -86,7 +86,7 @@ def plan(job: Recipe, out: Path | str | None = None) -> tuple[str, ...]:
         f"model: {job.model.checkpoint or job.model.architecture}",
         f"data: {job.data or 'none'}",
     ]
-    lines += [f"stage {i}: {step.stage} {recipe.knobs.plain(step.knobs)}" for i, step in enumerate(job.stages, 1)]
+    lines += [f"stage {i}: {step.stage} {knobs.plain(step.knobs)}" for i, step in enumerate(job.stages, 1)]
     lines += [f"export: {_only(target)}, {job.prove} stages, each audited and verified" for target in job.export]
     if job.export and job.benchmark is not False:
         lines.append(f"benchmark: {job.benchmark}")
@@ -147,4 +147,4 @@ def _pass(report: RunReport, folder: Path, failed: Sequence[str]) -> None:
 
 
 def _only(target: object) -> str:
-    return recipe.knobs.only_item(target)[0]
+    return knobs.only_item(target)[0]

@@ -34,6 +34,8 @@ def prune(
     The classifier keeps its outputs, the first convolution its inputs.
 
     Args:
+        model: a float model; it is not edited.
+        ctx: not needed by this stage.
         ratio: fraction of each group's channels that is removed, before rounding.
         importance: how a channel's worth is judged; larger is kept.
         round_to: the channels kept are a multiple of this (the nearest, never none), as runtimes like them.

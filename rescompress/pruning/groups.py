@@ -72,7 +72,7 @@ def find_groups(model: nn.Module, input_shape: tuple[int, int, int]) -> tuple[tu
 
 
 def _without_shortcuts(model: nn.Module) -> nn.Module:
-    """A copy in which each padded shortcut is a convolution: like one, it ties no input channel to an output channel."""
+    """A copy in which each padded shortcut is a convolution: like one, it ties no input to an output channel."""
     twin = copy.deepcopy(model).eval().cpu()
     for parameter in twin.parameters():
         parameter.requires_grad_(True)
@@ -86,7 +86,8 @@ def _without_shortcuts(model: nn.Module) -> nn.Module:
 
 def _classifiers(model: nn.Module) -> list[nn.Module]:
     """The last linear layer, whose outputs are the classes."""
-    return [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
+    linear: list[nn.Module] = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return linear[-1:]
 
 
 def _read(found: Any, raw: Any, names: dict[nn.Module, str]) -> tuple[tuple[Member, ...], list[str]]:

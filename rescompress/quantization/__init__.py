@@ -39,6 +39,8 @@ def quantize(
     exporting it gives the same numbers as integers.
 
     Args:
+        model: a float model; it is not edited.
+        ctx: where the calibration images come from.
         precision: the integer type of weights and activations.
         runtime: the backend whose scheme (signedness, symmetry, placement) is followed.
         observer: how an activation's range is read off its histogram.

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, fx
 
-from rescompress import graph
 from rescompress.errors import InputRefused
 
 BINS = 2048
@@ -17,8 +16,8 @@ BINS = 2048
 class Histogram:
     """Counts of a value that streams by, in ``BINS`` bins whose width is a power of two.
 
-    Bin edges are multiples of the width, so doubling the width merges whole bins: counts are exact, and neither the order
-    nor the batching of the images changes the outcome.
+    Bin edges are multiples of the width, so doubling the width merges whole bins: counts are exact, and neither the
+    order nor the batching of the images changes the outcome.
     """
 
     def __init__(self) -> None:

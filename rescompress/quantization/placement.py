@@ -10,9 +10,9 @@ from rescompress.spec import QuantScheme
 def place(traced: fx.GraphModule, scheme: QuantScheme) -> tuple[Site, ...]:
     """The values of a captured graph that become INT8 under a runtime's scheme, in order of execution.
 
-    A value that several layers read is quantized once. An op that only moves values (pooling by maximum, slicing, padding)
-    hands its input's scale on, so that the runtime can move the integers themselves. Nothing reads the logits, so they stay
-    float.
+    A value that several layers read is quantized once. An op that only moves values (pooling by maximum, reshaping)
+    hands its input's scale on, so that the runtime can move the integers themselves. Nothing reads the logits, so they
+    stay float.
 
     Args:
         traced: a captured graph without BatchNorm.

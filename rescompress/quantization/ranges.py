@@ -26,10 +26,10 @@ def set_activation(quantizer: FakeQuantize, low: float, high: float) -> None:
 
 
 def set_weight(traced: fx.GraphModule, node: fx.Node) -> None:
-    """Let the quantizer of a layer's weight reach each channel's largest magnitude: ``s_c = max |w_c| / 127``, in place.
+    """Let a weight's quantizer reach each channel's largest magnitude: ``s_c = max |w_c| / 127``, in place.
 
-    A channel whose bias would overflow the INT32 accumulator (a nearly dead channel with a large bias) gets the larger scale
-    that holds it; its weights are too small to matter.
+    A channel whose bias would overflow the INT32 accumulator (a nearly dead channel with a large bias) gets the larger
+    scale that holds it; its weights are too small to matter.
     """
     quantizer = quantizer_behind(traced, node.args[1])
     if quantizer is None:

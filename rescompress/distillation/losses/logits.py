@@ -19,6 +19,9 @@ def loss(
     """``α T² KL(softmax(v / T) ‖ softmax(z / T)) + (1 - α) CE(z, y)`` for student logits z and teacher logits v.
 
     Args:
+        student: its logits z.
+        teacher: its logits v.
+        labels: the true classes y.
         temperature: T; higher shows more of how the teacher ranks the wrong classes.
         alpha: weight of the teacher against the labels.
     """

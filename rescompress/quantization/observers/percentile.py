@@ -1,4 +1,4 @@
-"""Percentiles: the outermost values are clipped so that the grid is finer for all others (Wu et al. 2020, arXiv:2004.09602)."""
+"""Percentiles: clip the outermost values for a finer grid for all others (Wu et al. 2020, arXiv:2004.09602)."""
 
 from typing import Annotated
 
@@ -12,6 +12,7 @@ def range_of(histogram: Histogram, *, percent: Annotated[float, Field(gt=50, le=
     """The values below and above which ``percent`` of all values lie, linear within a bin.
 
     Args:
+        histogram: of the value.
         percent: share of the values that lie below the upper end, and above the lower end.
     """
     cumulative = torch.cat([torch.zeros(1, dtype=torch.float64), histogram.counts.double().cumsum(0)])

@@ -1,0 +1,37 @@
+# Everything a newcomer types. The environment is made on first use, and again when its inputs change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check cover weights clean
+
+demo: $(READY)  ## the main job: digits ResNet-20 to a verified, timed INT8 ONNX file
+	$(BIN)/rescompress run recipes/digits_resnet20.yaml
+
+test: $(READY)  ## the tests; PYTEST="-m slow" and the like choose others
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: $(READY)  ## style, types, floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+cover: $(READY)  ## the tests with coverage, at least 90 %
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest $(PYTEST)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --skip-covered
+
+weights: $(READY)  ## train the shipped digits model again
+	$(BIN)/rescompress run recipes/train_digits_resnet20.yaml -o runs/weights
+	cp runs/weights/stages/01-fit.safetensors rescompress/weights/digits_resnet20.safetensors
+
+clean:
+	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,onnx,dev]"
+	touch $@
