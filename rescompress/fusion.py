@@ -28,7 +28,7 @@ def fuse(model: nn.Module, ctx: Context) -> nn.Module:
         assert isinstance(bn, nn.BatchNorm2d)
         fold(conv, bn)
         parent, _, name = bn_name.rpartition(".")
-        setattr(fused.get_submodule(parent), name, nn.Identity())
+        setattr(fused.get_submodule(parent), name, nn.Identity().eval())
     return fused
 
 

@@ -83,6 +83,8 @@ class Knobs:
 
     def check(self, value: Any) -> dict[str, Any]:
         """Every knob with its value."""
+        if value is not None and not isinstance(value, Mapping):
+            raise ValueError("a mapping of knobs")
         return knobs.check(function(*self._where), value or {}, self._where[1])
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:

@@ -4,12 +4,24 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+import torch
+from hypothesis import HealthCheck, settings
 
 CHECKED = (
     *("data", "models", "layers", "graph", "fakequant", "checkpoint", "metrics", "cost", "context"),
     *("fusion", "pruning", "quantization", "distillation", "training"),
 )
 jaxtyping.install_import_hook([f"rescompress.{name}" for name in CHECKED], "beartype.beartype")
+
+# The first example imports and compiles, and a shared machine stalls: time says nothing about a property.
+settings.register_profile("suite", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Threads that wait for each other on a busy machine cost more than these small tensors."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

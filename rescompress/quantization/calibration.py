@@ -32,7 +32,7 @@ class Histogram:
         return int(self.counts.sum())
 
     @property
-    def edges(self) -> Float[Tensor, " bins+1"]:
+    def edges(self) -> Float[Tensor, " edges"]:
         """The bins' borders, in double precision."""
         return (torch.arange(BINS + 1, dtype=torch.float64) + self.first) * self.width
 

@@ -1,0 +1,92 @@
+"""The README's numbers: run the demo's recipe and write its table, with the machine's fingerprint beside it.
+
+Run it on a quiet machine: python benchmarks/digits.py
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import rescompress
+from rescompress.spec import LatencyRow, RunReport
+
+ROOT = Path(__file__).resolve().parents[1]
+START, END = "<!-- numbers: written by benchmarks/digits.py -->", "<!-- end of numbers -->"
+RECIPE = "recipes/digits_resnet20.yaml"
+
+
+def main() -> None:
+    """Run, then write ``results/digits.json`` and the README's table."""
+    report = rescompress.run(ROOT / RECIPE, command=f"rescompress run {RECIPE}")
+    result = {
+        "recipe": RECIPE,
+        "environment": vars(report.environment),
+        "rows": _rows(report),
+        "timing": _timing(report),
+    }
+    target = ROOT / "benchmarks" / "results" / "digits.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    readme = ROOT / "README.md"
+    head, _, rest = readme.read_text("utf-8").partition(START)
+    _, _, tail = rest.partition(END)
+    readme.write_text(f"{head}{START}\n{_table(report)}\n{END}{tail}", "utf-8")
+    sys.stdout.write(_table(report) + "\n")
+
+
+def _latency(report: RunReport, label: str) -> LatencyRow:
+    assert report.benchmark is not None
+    return next(row for row in report.benchmark.latencies if row.label == label)
+
+
+def _rows(report: RunReport) -> list[dict[str, object]]:
+    return [
+        {
+            "stage": row.label,
+            "accuracy": vars(row.verification.accuracy) if row.verification.accuracy else None,
+            "sqnr_db": row.verification.sqnr_db,
+            "agreement": vars(row.verification.agreement),
+            "int8_convs": vars(row.precision.int8_share("conv")),
+            "int8_adds": vars(row.precision.int8_share("add")),
+            "size_bytes": row.size_bytes,
+            "p50_ms": _latency(report, row.label).p50_ms,
+            "p90_ms": _latency(report, row.label).p90_ms,
+            "ratio": [getattr(_latency(report, row.label), name) for name in ("ratio", "ratio_low", "ratio_high")],
+        }
+        for row in report.artifacts
+    ]
+
+
+def _timing(report: RunReport) -> dict[str, object]:
+    assert report.benchmark is not None
+    facts = report.benchmark
+    return {"verdict": facts.verdict, "reasons": facts.reasons, "noise_floor": facts.noise_floor}
+
+
+def _table(report: RunReport) -> str:
+    assert report.benchmark is not None
+    lines = [
+        "| stage | accuracy in ONNX Runtime | INT8 convs, adds | file | p50 | p90 | latency ratio [95 %] |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in report.artifacts:
+        timed, accuracy = _latency(report, row.label), row.verification.accuracy
+        conv, add = row.precision.int8_share("conv"), row.precision.int8_share("add")
+        shown = f"{accuracy.percent:.2f} % ({accuracy.correct} of {accuracy.total})" if accuracy else "not measured"
+        p90 = f"{timed.p90_ms:.3f} ms" if timed.p90_ms is not None else "too few queries"
+        lines.append(
+            f"| {row.label} | {shown} | {conv.correct} of {conv.total}, {add.correct} of {add.total} | "
+            f"{row.size_bytes / 1000:,.0f} kB | {timed.p50_ms:.3f} ms | {p90} | "
+            f"{timed.ratio:.2f} [{timed.ratio_low:.2f}, {timed.ratio_high:.2f}] |"
+        )
+    facts, where = report.benchmark, report.environment
+    reasons = " ".join(facts.reasons)
+    return "\n".join(lines) + (
+        f"\n\nOne thread, batch {facts.batch}, {facts.launches} process launches, interleaved; ratios are against the first row, below 1 "
+        f"is faster. {where.cpu}, {where.cores} cores ({', '.join(where.isa)}), onnxruntime {where.packages['onnxruntime']}. The timing's own "
+        f"verdict: {facts.verdict}{'. ' + reasons if reasons else ''}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Small networks and images that the tests share. A test may read them; stages promise not to edit them."""
+
+import copy
+import functools
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from rescompress import graph, models
+from rescompress.context import Context
+from rescompress.data import Data, InMemory
+from rescompress.fusion import fuse
+from rescompress.quantization import quantize
+from rescompress.spec import ModelSpec, Preprocessing
+
+
+@functools.cache
+def stock(
+    family: str, architecture: str, classes: int = 10, *, side: int | None = None, seed: int = 0, **arguments: Any
+) -> nn.Module:
+    """A network in eval mode whose BatchNorms all do something, for images of ``side`` pixels."""
+    spec = models.spec(family, architecture, classes, **arguments)
+    if side is not None:
+        spec = replace(spec, preprocessing=replace(spec.preprocessing, resize=side, crop=side))
+    return enliven(models.build(spec, seed), seed)
+
+
+@functools.cache
+def fused(*names: Any, **arguments: Any) -> nn.Module:
+    return fuse(stock(*names, **arguments), Context())
+
+
+@functools.cache
+def captured(*names: Any, **arguments: Any) -> fx.GraphModule:
+    """The graph of the fused network."""
+    model = fused(*names, **arguments)
+    spec = models.spec_of(model)
+    traced = graph.capture(copy.deepcopy(model), spec.input_shape)
+    models.describe(traced, spec)
+    return traced
+
+
+@functools.cache
+def quantized(*names: Any, **arguments: Any) -> fx.GraphModule:
+    model = fused(*names, **arguments)
+    spec = models.spec_of(model)
+    made = quantize(model, context(spec.classes, spec.preprocessing.crop))
+    assert isinstance(made, fx.GraphModule)
+    return made
+
+
+def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Set each BatchNorm's statistics near those of noise, its scale and shift at random; give back in eval mode."""
+    generator = torch.Generator().manual_seed(seed)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(torch.randn(4, 3, 64, 64, generator=generator))
+        for norm in norms:
+            norm.momentum = 0.1
+            norm.running_mean += 0.3 * torch.randn(norm.num_features, generator=generator)
+            norm.running_var *= 0.5 + torch.rand(norm.num_features, generator=generator)
+            norm.weight.uniform_(0.5, 1.5, generator=generator)
+            norm.bias.normal_(0, 0.3, generator=generator)
+    return model.eval()
+
+
+def custom(model: nn.Module, side: int = 8, classes: int = 3) -> nn.Module:
+    """Let a test's own module say which images it takes."""
+    preprocessing = Preprocessing(side, side, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    return models.describe(model.eval(), ModelSpec("none", "none", classes, preprocessing))
+
+
+def noise(model: nn.Module, count: int = 2, side: int | None = None, seed: int = 1) -> Tensor:
+    """Normalized images for a model."""
+    shape = models.spec_of(model).input_shape if side is None else (3, side, side)
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def context(classes: int = 10, side: int = 32, count: int = 32, seed: int = 0) -> Context:
+    """Noisy images, each class in a colour of its own, the same in all three splits."""
+    generator = torch.Generator().manual_seed(7)
+    colours = torch.randint(30, 226, (classes, 3, 1, 1), generator=generator)
+    labels = torch.arange(count) % classes
+    pixels = colours[labels] + torch.randint(-30, 30, (count, 3, side, side), generator=generator)
+    split = InMemory(pixels.to(torch.uint8), labels)
+    return Context(Data("toy", tuple(f"class {k}" for k in range(classes)), split, split, split, "toy"), seed)
+
+
+def snapshot(model: nn.Module) -> dict[str, tuple[Any, ...]]:
+    """Everything of a model that a stage might edit: tensors to the bit, modes, shapes that layers know of."""
+    tensors = {
+        name: (tensor.clone(), tensor.requires_grad) for name, tensor in model.state_dict(keep_vars=True).items()
+    }
+    modules = {name: (repr(module), module.training) for name, module in model.named_modules()}
+    return {"tensors": tuple(tensors.items()), "modules": tuple(modules.items())}
+
+
+def same(before: dict[str, tuple[Any, ...]], after: dict[str, tuple[Any, ...]]) -> bool:
+    """Whether two snapshots are equal to the bit."""
+    if before["modules"] != after["modules"] or len(before["tensors"]) != len(after["tensors"]):
+        return False
+    pairs = zip(before["tensors"], after["tensors"], strict=True)
+    return all(
+        one[0] == other[0] and torch.equal(one[1][0], other[1][0]) and one[1][1] == other[1][1] for one, other in pairs
+    )

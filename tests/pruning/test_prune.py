@@ -1,0 +1,187 @@
+"""Pruning is exact: the smaller network answers like the whole one with the same channels silenced."""
+
+import copy
+from collections.abc import Sequence
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from rescompress import models, progress
+from rescompress.context import Context
+from rescompress.errors import RecipeError
+from rescompress.layers import PadShortcut
+from rescompress.pruning import Cut, Group, cut_channels, find_groups, prune
+from tests.networks import fused, noise, same, snapshot, stock
+
+SMALL = {
+    "cifar resnet8 A": lambda: stock("cifar", "resnet8"),
+    "cifar resnet8 B": lambda: stock("cifar", "resnet8", shortcut="B"),
+    "cifar resnet8 A, fused": lambda: fused("cifar", "resnet8"),
+}
+WIDE = {
+    "torchvision resnet18": lambda: stock("torchvision", "resnet18", side=64),
+    "torchvision resnet50": lambda: stock("torchvision", "resnet50", side=64),
+    "torchvision resnext50": lambda: stock("torchvision", "resnext50_32x4d", side=64),
+}
+NETWORKS = {**SMALL, **WIDE}
+
+
+@cache
+def groups_of(name: str) -> tuple[Group, ...]:
+    model = NETWORKS[name]()
+    return find_groups(model, models.spec_of(model).input_shape)[0]
+
+
+@cache
+def doubled(name: str) -> nn.Module:
+    """In double precision, so that the order of a sum doesn't show."""
+    return copy.deepcopy(NETWORKS[name]()).double()
+
+
+def silenced(model: nn.Module, cuts: Sequence[Cut]) -> nn.Module:
+    """A copy of the whole network in which each channel that leaves is zero wherever it is made."""
+    silent = copy.deepcopy(model)
+    for cut in cuts:
+        gone = [channel for channel in range(cut.group.channels) if channel not in set(cut.kept)]
+        for member in cut.group.members:
+            layer = silent.get_submodule(member.layer)
+            places = [place for channel in gone for place in member.places[channel]]
+            if member.side == "outputs":
+                for tensor in (layer.weight, getattr(layer, "bias", None)):
+                    if tensor is not None:
+                        tensor.data[places] = 0
+    return silent
+
+
+def some_cuts(groups: Sequence[Group], most: float, seed: int) -> list[Cut]:
+    """Any channels of each group, from one to so large a share."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for group in groups:
+        width = int(torch.randint(max(1, round(most * group.channels)), (), generator=generator)) + 1
+        kept = torch.randperm(group.channels, generator=generator)[:width]
+        made.append(Cut(group, tuple(sorted(kept.tolist()))))
+    return made
+
+
+def difference(model: nn.Module, chosen: Sequence[Cut]) -> float:
+    """Largest difference of a logit between the pruned and the silenced network, against the largest logit."""
+    images = noise(model).to(model.conv1.weight.dtype)
+    with torch.no_grad():
+        expected = silenced(model, chosen)(images)
+        # A padded shortcut makes its zeros and ones anew, in single precision.
+        answer = cut_channels(model, chosen).to(images.dtype)(images)
+    return float((answer - expected).abs().max() / (1 + expected.abs().max()))
+
+
+@pytest.mark.parametrize("name", SMALL)
+@settings(max_examples=12)
+@given(most=st.floats(0, 1), seed=st.integers(0, 2**32))
+def test_pruning_equals_silencing_the_same_channels(name: str, most: float, seed: int) -> None:
+    assert difference(doubled(name), some_cuts(groups_of(name), most, seed)) <= 1e-9
+
+
+@pytest.mark.parametrize("name", WIDE)
+@settings(max_examples=3)
+@given(most=st.floats(0, 1), seed=st.integers(0, 2**32))
+def test_pruning_a_wide_network_equals_silencing(name: str, most: float, seed: int) -> None:
+    assert difference(WIDE[name](), some_cuts(groups_of(name), most, seed)) <= 1e-4
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_groups_hold_every_channel_once(name: str) -> None:
+    model = NETWORKS[name]()
+    held: dict[tuple[str, str], list[int]] = {}
+    for group in groups_of(name):
+        for member in group.members:
+            assert len(member.places) == group.channels
+            held.setdefault((member.layer, member.side), []).extend(
+                place for places in member.places for place in places
+            )
+    assert {side: sorted(places) for side, places in held.items()} == cuttable(model)
+
+
+def cuttable(model: nn.Module) -> dict[tuple[str, str], list[int]]:
+    """Every channel of every layer, but the stem's inputs, the classes, and what a grouped convolution reads or makes."""
+    whole: dict[tuple[str, str], list[int]] = {}
+    grouped = {name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d) and layer.groups > 1}
+    # In a bottleneck conv1 feeds the grouped conv2, which feeds conv3.
+    tied_outputs = {name[:-1] + end for name in grouped for end in "12"}
+    tied_inputs = {name[:-1] + end for name in grouped for end in "23"}
+    tied_norms = {name.replace("conv", "bn") for name in tied_outputs}
+    for name, layer in model.named_modules():
+        if isinstance(layer, (nn.Conv2d, PadShortcut)):
+            if name not in tied_outputs:
+                whole[name, "outputs"] = list(range(layer.out_channels))
+            if name not in tied_inputs and name != "conv1":
+                whole[name, "inputs"] = list(range(layer.in_channels))
+        elif isinstance(layer, nn.BatchNorm2d) and name not in tied_norms:
+            whole[name, "outputs"] = list(range(layer.num_features))
+        elif isinstance(layer, nn.Linear):
+            whole[name, "inputs"] = list(range(layer.in_features))
+    return whole
+
+
+def test_groups_come_in_the_same_order_every_time() -> None:
+    name = "cifar resnet8 B"
+    assert find_groups(NETWORKS[name](), (3, 32, 32))[0] == groups_of(name)
+
+
+def test_a_grouped_convolution_keeps_its_channels_and_is_named() -> None:
+    whole = NETWORKS["torchvision resnext50"]()
+    with progress.gathered() as notes:
+        pruned = prune(whole, Context(), ratio=0.5)
+    for name, layer in whole.named_modules():
+        now = pruned.get_submodule(name)
+        if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+            assert now.weight.shape == layer.weight.shape
+            assert sum(name in note for note in notes) == 1
+    assert pruned.layer4[2].conv3.out_channels == whole.layer4[2].conv3.out_channels // 2
+    assert models.predict(pruned, [noise(whole)]).shape == (2, 10)
+
+
+def test_prune_keeps_the_best_channels_of_each_group() -> None:
+    model = copy.deepcopy(stock("cifar", "resnet8"))
+    strong = [1, 2, 5, 8, 11, 12, 14, 15]
+    with torch.no_grad():
+        model.layer1[0].conv1.weight[strong] *= 10
+    pruned = prune(model, Context(), ratio=0.5, round_to=8)
+    assert torch.equal(pruned.layer1[0].bn1.running_mean, model.layer1[0].bn1.running_mean[strong])
+
+
+def test_the_argument_is_not_edited() -> None:
+    model = copy.deepcopy(stock("cifar", "resnet8")).train()
+    before = snapshot(model)
+    pruned = prune(model, Context(), round_to=8)
+    assert same(before, snapshot(model))
+    assert models.spec_of(pruned) == models.spec_of(model)
+    assert pruned.training
+    assert all(parameter.requires_grad for parameter in pruned.parameters())
+
+
+def test_frozen_weights_stay_frozen() -> None:
+    model = copy.deepcopy(stock("cifar", "resnet8"))
+    model.conv1.weight.requires_grad_(False)
+    pruned = prune(model, Context(), ratio=0.5, round_to=8)
+    assert [name for name, parameter in pruned.named_parameters() if not parameter.requires_grad] == ["conv1.weight"]
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        *({"ratio": ratio} for ratio in (0, 1, -0.1, 1.5, float("nan"), "most", None)),
+        *({"round_to": multiple} for multiple in (0, 129, 2.5)),
+        *({"importance": name} for name in ("l11", {"l1": {"power": 2}}, {"l1": {}, "l2": {}}, 3)),
+        {"raito": 0.3},
+    ],
+)
+def test_a_knob_out_of_range_is_refused(knobs: dict[str, object]) -> None:
+    with pytest.raises(RecipeError) as refusal:
+        prune(stock("cifar", "resnet8"), Context(), **knobs)  # type: ignore[arg-type]
+    assert refusal.value.exit_code == 2
+    assert refusal.value.fact.endswith(".")
+    assert refusal.value.remedy.endswith((".", "?", "…"))
