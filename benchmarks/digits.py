@@ -80,12 +80,15 @@ def _table(report: RunReport) -> str:
             f"{timed.ratio:.2f} [{timed.ratio_low:.2f}, {timed.ratio_high:.2f}] |"
         )
     facts, where = report.benchmark, report.environment
-    reasons = " ".join(facts.reasons)
-    return "\n".join(lines) + (
-        f"\n\nOne thread, batch {facts.batch}, {facts.launches} process launches, interleaved; ratios are against the first row, below 1 "
-        f"is faster. {where.cpu}, {where.cores} cores ({', '.join(where.isa)}), onnxruntime {where.packages['onnxruntime']}. The timing's own "
-        f"verdict: {facts.verdict}{'. ' + reasons if reasons else ''}"
-    )
+    runtime = f"onnxruntime {where.packages['onnxruntime']}"
+    sentences = [
+        f"One thread, batch {facts.batch}, {facts.launches} process launches, interleaved.",
+        "Ratios are against the first row; below 1 is faster.",
+        f"{where.cpu}, {where.cores} cores ({', '.join(where.isa)}), {runtime}.",
+        f"The timing's own verdict: {facts.verdict}.",
+        *facts.reasons,
+    ]
+    return "\n".join([*lines, "", *sentences])
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ class PadShortcut(nn.Module):
     """Option A of He et al. 2015 (arXiv:1512.03385, section 4.2): subsample, then fill up with zero channels.
 
     Output channel ``j`` is input channel ``sources[j]``, or zero where ``sources[j]`` is -1. Stated so, cutting
-    channels on either side is bookkeeping: an input that leaves turns its copies into zeros, an output that leaves is dropped.
-    It runs as a 1 x 1 convolution with fixed weights of 0 and 1, which runtimes fuse with the add behind it and keep in
+    channels on either side is bookkeeping: an input that leaves turns its copies into zeros, an output that leaves is
+    dropped. It runs as a 1 x 1 convolution with fixed weights of 0 and 1, which runtimes fuse with the add behind it and keep in
     INT8, where slicing and padding would break both.
 
     Args:

@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,8 @@ from rescompress.artifact import open_artifact
 from rescompress.errors import RescompressError, WorkerCrashed
 
 Array = NDArray[np.float32]
+TIMEOUT_S = 600
+"""Longest wait for one answer; a batch takes seconds at most."""
 
 
 class Worker:
@@ -91,18 +94,28 @@ class Worker:
     def _ask(self, request: dict[str, Any], images: Array | None = None) -> dict[str, Any] | Array:
         assert self._process.stdin
         assert self._process.stdout
+        watchdog = threading.Timer(TIMEOUT_S, self._process.kill)
+        watchdog.daemon = True
+        watchdog.start()
         try:
             _send(self._process.stdin, request, images)
             answer, array = _receive(self._process.stdout)
         except (BrokenPipeError, EOFError):
-            raise self._crashed() from None
+            raise self._crashed(not watchdog.is_alive()) from None
+        finally:
+            watchdog.cancel()
         if "error" in answer:
             kind = getattr(errors, answer["error"], RescompressError)
             raise kind(answer["fact"], answer["remedy"])
         return answer if array is None else array
 
-    def _crashed(self) -> WorkerCrashed:
+    def _crashed(self, late: bool) -> WorkerCrashed:
         code = self._process.wait()
+        if late:
+            return WorkerCrashed(
+                f"The process that ran {self._folder} gave no answer for {TIMEOUT_S} s and was ended.",
+                "Use a smaller batch, or look why the runtime hangs on this machine.",
+            )
         self._stderr.seek(0)
         said = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
         last = said[-1] if said else "it said nothing"

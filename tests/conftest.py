@@ -31,3 +31,29 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("The real images are not here: they lie in shared/data beside the checkout, where there is one.")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two threads gain nothing on networks this small, and spin for the cores when several tests share them."""
+    import torch
+
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunReport]:
+    """The folder and the report of the tiny job, run once in this process. Tests read it and leave it as it is."""
+    from rescompress import pipeline, recipe
+
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    return folder, pipeline.run(recipe.parse(TINY), folder)
+
+
+@pytest.fixture(scope="session")
+def trained(finished: tuple[Path, RunReport]) -> Path:
+    """A checkpoint of a small network that knows most digits."""
+    return finished[0] / "stages" / "01-fit.safetensors"

@@ -111,7 +111,7 @@ def infer(state: Mapping[str, Tensor]) -> ModelSpec:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, batches: Iterable[Float[Tensor, "b 3 h w"]]) -> Float[Tensor, "n classes"]:
+def predict(model: nn.Module, batches: Iterable[Float[Tensor, "_ 3 h w"]]) -> Float[Tensor, "n classes"]:
     """Logits of a model in eval mode, gathered on the CPU."""
     device = next(model.parameters()).device
     with evaluating(model):

@@ -69,7 +69,7 @@ class Histogram:
 
 
 def calibrate(
-    traced: fx.GraphModule, batches: Iterable[Float[Tensor, "b 3 h w"]], watched: Collection[str]
+    traced: fx.GraphModule, batches: Iterable[Float[Tensor, "_ 3 h w"]], watched: Collection[str]
 ) -> dict[str, Histogram]:
     """One histogram for each watched value; memory doesn't grow with the number of images.
 

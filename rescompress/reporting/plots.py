@@ -14,6 +14,7 @@ from rescompress.spec import ArtifactRow, LatencyRow, PrecisionReport, Proportio
 LARGEST_MARKER = 700.0  # area of the largest file's marker, in square pixels
 ECDF_POINTS = 200
 LONGEST_NAME = 28
+COLLAPSE = 20.0  # points of top-1 below the best at which a candidate leaves the plot's axis
 OPS = ("conv", "add", "linear", "pool")
 
 
@@ -34,22 +35,28 @@ def pareto(report: RunReport, canvas: Canvas) -> str | None:
     """Accuracy of each artifact against its median latency; None where fewer than one has both."""
     import matplotlib
 
-    points = [row for row in candidates(report) if row.latency and row.artifact.verification.accuracy]
-    if not points:
+    measured = [row for row in candidates(report) if row.latency and row.artifact.verification.accuracy]
+    if not measured:
         return None
+    points = _comparable(measured)
+    numbered = [(number, row) for number, row in enumerate(measured) if row in points]
+    lost = [row for row in measured if row not in points]
     name = f"pareto-{canvas.name}"
     with matplotlib.rc_context(svg.style()), svg.quiet():
         drawn = svg.figure(canvas.width, canvas.height)
         axes = drawn.subplots()
-        radii = [_draw_point(axes, row, number, points, name) for number, row in enumerate(points)]
+        radii = [_draw_point(axes, row, number, points, name) for number, row in numbered]
         if report.benchmark and report.benchmark.verdict != "INVALID":
             _draw_front(axes, points)
         axes.set(xlabel="p50 latency, ms per batch (lower is better)", ylabel="top-1 accuracy in the runtime, %")
         axes.margins(x=0.08, y=0.12)
         axes.set_xlim(left=0)
         _write_names(drawn, axes, points, radii)
-        titles = {f"{name}-{number}": _told(row) for number, row in enumerate(points)}
-        label = "Accuracy against median latency. " + "; ".join(titles.values()) + "."
+        if lost:
+            told = ", ".join(f"{_short(row.name)} {_measured(row)[1].percent:.1f} %" for row in lost)
+            axes.set_title(f"below the axis: {told}", loc="left", fontsize=10, y=-0.3 if canvas is NARROW else -0.24)
+        titles = {f"{name}-{number}": _told(row) for number, row in numbered}
+        label = "Accuracy against median latency. " + "; ".join([*titles.values(), *map(_told, lost)]) + "."
         return svg.inline(drawn, name, label, titles)
 
 
@@ -102,6 +109,13 @@ def bit_widths(artifact: ArtifactRow, canvas: Canvas, salt: str) -> str | None:
         told = {f"{name}-{number}": f"{row.layer}: {row.precision.upper()}" for number, row in enumerate(layers)}
         shares = "; ".join(f"{op}: {wording.share(artifact.precision.int8_share(op))} in INT8" for op in lanes)
         return svg.inline(drawn, name, f"Precision of each layer in the built artifact. {shares}.", told)
+
+
+def _comparable(points: Sequence[Candidate]) -> list[Candidate]:
+    """The points worth an axis: one that collapsed (a cut network before it recovers) would flatten all others."""
+    best = max(_measured(row)[1].percent for row in points)
+    near = [row for row in points if _measured(row)[1].percent > best - COLLAPSE]
+    return near if len(near) > 1 else list(points)
 
 
 def _draw_point(axes: Any, row: Candidate, number: int, points: Sequence[Candidate], name: str) -> float:

@@ -1,0 +1,79 @@
+"""The exported integers mean what fake-quant says, by the ONNX standard's own evaluator, no runtime's kernels."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import fx
+
+from rescompress import fakequant, graph, models
+from rescompress.backends import onnxruntime as backend
+from rescompress.context import Context
+from rescompress.fusion import fuse
+from rescompress.pruning import prune
+from rescompress.quantization import quantize
+from tests.networks import context, noise, stock
+
+onnx = pytest.importorskip("onnx")
+
+
+@pytest.fixture(scope="module")
+def model() -> fx.GraphModule:
+    """A thin ResNet-8 for 8 x 8 images: numpy convolves it in no time."""
+    thin = prune(stock("cifar", "resnet8", side=8), Context(), ratio=0.5, round_to=8)
+    made = quantize(fuse(thin, Context()), context(side=8))
+    assert isinstance(made, fx.GraphModule)
+    return made
+
+
+@pytest.fixture(scope="module")
+def proto(model: fx.GraphModule, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("export")
+    return onnx.load(folder / backend.export(model, models.spec_of(model), folder))
+
+
+def test_the_standards_evaluator_agrees_with_eager(model: fx.GraphModule, proto: Any) -> None:
+    """Both compute in float on the same grid, but sum in another order and round biases to the accumulator's steps.
+
+    So a value that lies on the border of two steps may fall on either side. Each such flip moves one input of the
+    classifier by a step; flips are rare and have both signs, so a few of them bound the logits' difference.
+    """
+    images = noise(model, 16)
+    evaluator = pytest.importorskip("onnx.reference").ReferenceEvaluator(proto)
+    expected = models.predict(model, [images]).numpy()
+    answer = evaluator.run(None, {"images": images.numpy()})[0]
+    linear = next(node for node in model.graph.nodes if graph.op_of(node) == "linear")
+    x = fakequant.quantizer_behind(model, linear.args[0])
+    weight = graph.tensor_of(model, linear.args[1].args[0])
+    assert x is not None
+    few_steps = 4 * float(x.scale) * float(weight.detach().abs().max())
+    print(np.abs(answer - expected).max(0), few_steps, np.abs(answer-expected).mean(), np.abs(expected).max())
+    assert np.abs(answer - expected).max() <= few_steps
+    assert (answer.argmax(1) == expected.argmax(1)).mean() >= 0.9
+
+
+def test_weights_are_stored_as_int8_and_biases_as_int32(model: fx.GraphModule, proto: Any) -> None:
+    kinds = {tensor.name: tensor.data_type for tensor in proto.graph.initializer if len(tensor.dims) == 4}
+    convolutions = [node for node in model.graph.nodes if graph.op_of(node) == "conv"]
+    assert len(kinds) == len(convolutions)
+    assert set(kinds.values()) == {onnx.TensorProto.INT8}
+    floats = [t for t in proto.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1]
+    assert floats == []
+
+
+def test_nothing_of_this_machine_is_in_the_file(proto: Any) -> None:
+    text = str(proto)
+    assert str(Path(__file__).parents[2]) not in text
+    assert ".py" not in text
+
+
+def test_exporting_twice_gives_the_same_bytes(model: fx.GraphModule, proto: Any, tmp_path: Path) -> None:
+    backend.export(model, models.spec_of(model), tmp_path)
+    assert (tmp_path / backend.ENTRY).read_bytes() == proto.SerializeToString(deterministic=True)
+
+
+def test_the_batch_is_free(proto: Any) -> None:
+    (images,) = proto.graph.input
+    assert [d.dim_param or d.dim_value for d in images.type.tensor_type.shape.dim][1:] == [3, 8, 8]
+    assert images.type.tensor_type.shape.dim[0].dim_param
