@@ -13,8 +13,8 @@ class PadShortcut(nn.Module):
 
     Output channel ``j`` is input channel ``sources[j]``, or zero where ``sources[j]`` is -1. Stated so, cutting
     channels on either side is bookkeeping: an input that leaves turns its copies into zeros, an output that leaves is
-    dropped. It runs as a 1 x 1 convolution with fixed weights of 0 and 1, which runtimes fuse with the add behind it and keep in
-    INT8, where slicing and padding would break both.
+    dropped. It runs as a 1 x 1 convolution with fixed weights of 0 and 1, which runtimes fuse with the add behind it
+    and keep in INT8, where slicing and padding would break both.
 
     Args:
         in_channels: channels of the input.

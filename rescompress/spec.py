@@ -1,7 +1,7 @@
 """The frozen values that travel: what a model is, what a runtime wants, and the rows a run writes."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 Precision = Literal["fp32", "int8"]
 Verdict = Literal["VALID", "INDICATIVE", "INVALID"]
@@ -17,6 +17,8 @@ class Preprocessing:
         mean: per-channel mean of the [0, 1] image that is subtracted.
         std: per-channel standard deviation that is divided by.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     resize: int
     crop: int

@@ -1,11 +1,15 @@
 """Fixtures for the whole suite; shapes and types in signatures are checked while it runs."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import jaxtyping
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from rescompress.spec import RunReport
+from tests.jobs import TINY
 
 CHECKED = (
     *("data", "models", "layers", "graph", "fakequant", "checkpoint", "metrics", "cost", "context"),
@@ -18,12 +22,6 @@ settings.register_profile("suite", deadline=None, max_examples=30, suppress_heal
 settings.load_profile("suite")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Threads that wait for each other on a busy machine cost more than these small tensors."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real images beside the checkout; they are never part of the repository."""
@@ -34,10 +32,8 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads gain nothing on networks this small, and spin for the cores when several tests share them."""
-    import torch
-
+def one_thread_each() -> Iterator[None]:
+    """Threads that wait for each other on a busy machine cost more than these small tensors; so in child processes."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")

@@ -11,7 +11,7 @@ from rescompress import catalog, progress, recipe
 from rescompress.cli import VERBS, show
 from rescompress.cli.flags import options, values
 from rescompress.errors import RecipeError
-from rescompress.recipe import Recipe
+from rescompress.recipe import Recipe, order
 
 Body = Callable[..., None]
 
@@ -58,7 +58,7 @@ def _run() -> tuple[Body, list[click.Parameter]]:
 
 def _stage(verb: str) -> tuple[Body, list[click.Parameter]]:
     """A stage's verb runs a recipe of that one stage, so that it is resumable, verified and reported like any other."""
-    function = recipe.stage(verb)
+    function = order.stage(verb)
 
     def body(
         model: str,
@@ -75,8 +75,8 @@ def _stage(verb: str) -> tuple[Body, list[click.Parameter]]:
         from rescompress import pipeline
 
         steps: list[Any] = [{verb: values(function, given)}]
-        if verb in recipe.NEEDS and not _is_fused(model):
-            steps.insert(0, recipe.NEEDS[verb])
+        if verb in order.NEEDS and not _is_fused(model):
+            steps.insert(0, order.NEEDS[verb])
         job = recipe.parse(
             {
                 "name": verb,

@@ -47,10 +47,10 @@ def run(
         job = recipe.read(job, overrides)
     for target in job.export:
         backends.require(_only(target))
+    origin = open_origin(job)
+    opened = _open_data(job, origin)
     folder = RunFolder(Path(out) if out else RUNS / f"{job.name}-{job.digest}", job.name)
     with folder.locked():
-        origin = open_origin(job)
-        opened = _open_data(job, origin)
         text = yaml.safe_dump(job.filled(), sort_keys=False, allow_unicode=True)
         artifact.write_bytes(folder.path / "recipe.yaml", text.encode())
         environment = machine.environment()

@@ -3,8 +3,9 @@
 import contextlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -84,11 +85,12 @@ class RunFolder:
         """Store a stage's row; its checkpoint must be in place, for the row makes it count."""
         artifact.write_bytes(self.stages / f"{row.label}.json", artifact.to_json({"key": row.key, "row": asdict(row)}))
 
-    def drop_stages_after(self, count: int) -> None:
-        """Remove stages that an earlier, longer recipe left in this folder."""
-        for file in self.stages.glob("[0-9][0-9]-*"):
-            if int(file.name[:2]) >= count:
-                file.unlink()
+    def keep_only(self, labels: Collection[str]) -> None:
+        """Remove what an earlier recipe left in this folder under other labels."""
+        for old in (*self.stages.glob("[0-9]*"), *self.artifacts.glob("*/[0-9]*"), *self.rows.glob("*-[0-9]*.json")):
+            label = re.sub(r"\.(json|safetensors)$", "", old.name)
+            if not any(label == wanted or label.endswith(f"-{wanted}") for wanted in labels):
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
 
     def _clear_litter(self) -> None:
         for litter in (*self.path.glob("stages/.*"), *self.path.glob("rows/.*"), *self.path.glob("artifacts/*/.*")):

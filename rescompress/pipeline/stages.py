@@ -2,19 +2,19 @@
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from rescompress import artifact, checkpoint, data, knobs, metrics, models, progress, recipe
+from rescompress import artifact, checkpoint, data, knobs, metrics, models, progress
 from rescompress.artifact import digest
 from rescompress.context import Context
 from rescompress.cost import total_cost
 from rescompress.data import Data
 from rescompress.errors import RecipeError
 from rescompress.pipeline.folder import RunFolder
-from rescompress.recipe import Recipe, Step
+from rescompress.recipe import ModelChoice, Recipe, Step, order
 from rescompress.spec import ModelSpec, Proportion, StageRow
 
 BASELINE = "baseline"
@@ -38,18 +38,25 @@ def open_origin(job: Recipe) -> Origin:
         RecipeError: neither a checkpoint nor a whole description is given.
     """
     chosen = job.model
-    spec = None
-    if chosen.family and chosen.architecture and chosen.classes:
-        spec = models.spec(chosen.family, chosen.architecture, chosen.classes, **chosen.arguments)
-    elif chosen.family or chosen.architecture or chosen.checkpoint is None:
-        raise RecipeError(
-            "The recipe's model is not fully described.", "Give a checkpoint, or family, architecture and classes."
-        )
+    spec = _spec(chosen)
     if chosen.checkpoint is not None:
         model = checkpoint.load(chosen.checkpoint, spec)
+        if chosen.preprocessing:
+            models.describe(model, replace(models.spec_of(model), preprocessing=chosen.preprocessing))
         return Origin(model, models.spec_of(model), digest(_content(model)))
-    assert spec is not None
-    return Origin(models.build(spec, job.seed), spec, digest([str(spec), spec.arguments, job.seed]))
+    if spec is None:
+        raise RecipeError("The recipe has no model.", "Give a checkpoint, or family, architecture and classes.")
+    return Origin(models.build(spec, job.seed), spec, digest([repr(spec), job.seed]))
+
+
+def _spec(chosen: ModelChoice) -> ModelSpec | None:
+    """The stock network that the recipe names; None where it leaves that to the checkpoint."""
+    if chosen.family and chosen.architecture and chosen.classes:
+        spec = models.spec(chosen.family, chosen.architecture, chosen.classes, **chosen.arguments)
+        return replace(spec, preprocessing=chosen.preprocessing or spec.preprocessing)
+    if chosen.family or chosen.architecture or chosen.classes:
+        raise RecipeError("The recipe describes its model only in part.", "Give family, architecture and classes.")
+    return None
 
 
 def run_stages(job: Recipe, folder: RunFolder, origin: Origin, opened: Data | None) -> tuple[StageRow, ...]:
@@ -68,7 +75,7 @@ def run_stages(job: Recipe, folder: RunFolder, origin: Origin, opened: Data | No
             row = _run_stage(index, step, key, folder, origin, rows, Context(opened, job.seed))
             folder.keep_stage(row)
         rows.append(row)
-    folder.drop_stages_after(len(steps))
+    folder.keep_only([row.label for row in rows])
     return tuple(rows)
 
 
@@ -85,7 +92,7 @@ def _run_stage(
         if rows:
             before = load_stage(folder, rows[-1])
             reference = before if len(rows) == 1 else load_stage(folder, rows[0])
-            model: nn.Module = recipe.stage(step.stage)(before, ctx.with_reference(reference), **step.knobs)
+            model: nn.Module = order.stage(step.stage)(before, ctx.with_reference(reference), **step.knobs)
         else:
             model = origin.model
     file = folder.stages / f"{index:02d}-{step.stage}.safetensors"
@@ -127,4 +134,4 @@ def _content(model: nn.Module) -> Any:
         name: hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
         for name, tensor in model.state_dict().items()
     }
-    return [str(models.spec_of(model)), [repr(edit) for edit in checkpoint.edits(model)], sums]
+    return [repr(models.spec_of(model)), [repr(edit) for edit in checkpoint.edits(model)], sums]

@@ -1,8 +1,6 @@
 """From YAML to a checked Recipe, or one sentence of what is wrong: every knob is checked before any tensor moves."""
 
-import functools
-import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -16,31 +14,15 @@ from rescompress.artifact import digest
 from rescompress.backends import FORMATS
 from rescompress.errors import RecipeError
 from rescompress.knobs import Choice, Folder
+from rescompress.recipe.order import STAGES, check_order, function, stage
+from rescompress.recipe.overrides import override_value
+from rescompress.spec import Preprocessing
 
-STAGES = {
-    "fit": ("rescompress.training", "fit"),
-    "prune": ("rescompress.pruning", "prune"),
-    "distill": ("rescompress.distillation", "distill"),
-    "fuse": ("rescompress.fusion", "fuse"),
-    "quantize": ("rescompress.quantization", "quantize"),
-}
-"""Every stage, in the order in which a whole chain runs them."""
-BEFORE = (
-    ("fit", "fuse", "training needs BatchNorm"),
-    ("prune", "fuse", "the recovery after it needs BatchNorm"),
-    ("distill", "fuse", "training needs BatchNorm"),
-    ("fit", "quantize", "its ranges belong to the weights that it saw"),
-    ("prune", "quantize", "its ranges belong to the channels that it saw"),
-    ("distill", "quantize", "its ranges belong to the weights that it saw"),
-    ("fuse", "quantize", "its ranges belong to the folded weights"),
-)
-"""(earlier, later, why the later one can't go first)."""
-NEEDS = {"quantize": "fuse"}
 DATA = Folder("rescompress.data", "load")
 EXPORT = Folder("rescompress.backends", "export")
 VERIFY = ("rescompress.verification", "verify")
 BENCHMARK = ("rescompress.benchmarking", "benchmark")
-SHIPPED = (Path(__file__).parent / "_recipes", Path(__file__).parents[1] / "recipes")
+SHIPPED = (Path(__file__).parents[1] / "_recipes", Path(__file__).parents[2] / "recipes")
 """Where recipes lie in an installed package, and in a checkout."""
 
 
@@ -75,6 +57,23 @@ class _Steps:
         return {"type": "array", "items": {"anyOf": [{"enum": list(STAGES)}, mapping]}}
 
 
+class _Targets:
+    """Annotation of the targets: one or several, each a name, or one ``name: {knob: value}``."""
+
+    def check(self, value: Any) -> tuple[dict[str, dict[str, Any]], ...]:
+        wanted = value if isinstance(value, (list, tuple)) else [value]
+        pairs = ((item, {}) if isinstance(item, str) else knobs.only_item(item) for item in wanted)
+        return tuple(target(name, given or {}) for name, given in pairs)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.check)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        one = EXPORT.__get_pydantic_json_schema__(schema, handler)
+        one["anyOf"].append({"enum": list(FORMATS)})
+        return {"anyOf": [one, {"type": "array", "items": one}]}
+
+
 class Knobs:
     """Annotation of a mapping that holds the knobs of one function, named by module and function."""
 
@@ -104,6 +103,7 @@ class ModelChoice(BaseModel):
     architecture: str | None = Field(None, description="architecture of a state dict; found by itself where it fits")
     classes: int | None = Field(None, ge=2, description="outputs of the classifier")
     arguments: dict[str, Any] = Field({}, description="further arguments of the family's build function")
+    preprocessing: Preprocessing | None = Field(None, description="how its images are prepared, if not as is usual")
 
 
 class Recipe(BaseModel):
@@ -116,7 +116,7 @@ class Recipe(BaseModel):
     model: ModelChoice = Field(description="the trained network to start from")
     data: Annotated[Choice | None, DATA] = Field(None, description="labelled images")
     stages: Annotated[tuple[Step, ...], _Steps()] = Field((), description="what happens to the model, in this order")
-    export: Annotated[tuple[Choice, ...], Field(description="formats or runtimes to export to")] = ()
+    export: Annotated[tuple[Choice, ...], _Targets()] = Field((), description="formats or runtimes to export to")
     prove: Literal["all", "ends"] = Field("all", description="export and time every stage, or only first and last")
     max_accuracy_drop: float | None = Field(None, ge=0, description="gate: most points of top-1 that may be lost")
     verify: Annotated[dict[str, Any], Knobs(VERIFY)] = Field({}, validate_default=True)
@@ -126,12 +126,6 @@ class Recipe(BaseModel):
     @classmethod
     def _checkpoint(cls, value: Any) -> Any:
         return {"checkpoint": value} if isinstance(value, str) else value
-
-    @field_validator("export", mode="before")
-    @classmethod
-    def _targets(cls, value: Any) -> Any:
-        wanted = [value] if isinstance(value, (str, Mapping)) else value
-        return tuple(_target(item) for item in wanted)
 
     def filled(self) -> dict[str, Any]:
         """The recipe as plain values with all defaults filled in."""
@@ -143,39 +137,6 @@ class Recipe(BaseModel):
     def digest(self) -> str:
         """Eight hexadecimal digits that change with every value of the recipe."""
         return digest(self.filled())[:8]
-
-
-def stage(name: str) -> Callable[..., Any]:
-    """A stage function by its name.
-
-    Raises:
-        RecipeError: there is no such stage.
-    """
-    if name not in STAGES:
-        raise RecipeError(f"There is no stage '{name}'.", catalog.suggest(str(name), list(STAGES)))
-    return function(*STAGES[name])
-
-
-@functools.cache
-def function(module: str, name: str) -> Callable[..., Any]:
-    """A function by module and name, imported when it is needed."""
-    return cast(Callable[..., Any], getattr(importlib.import_module(module), name))
-
-
-def check_order(stages: Sequence[str]) -> None:
-    """Refuse an order that can't work.
-
-    Raises:
-        RecipeError: a stage stands after one that it must precede, or lacks one that it needs.
-    """
-    for earlier, later, why in BEFORE:
-        if later in stages and earlier in stages[stages.index(later) :]:
-            raise RecipeError(f"{earlier} stands behind {later}, but {why}.", f"Put {earlier} before {later}.")
-    for name, needed in NEEDS.items():
-        if name in stages and needed not in stages[: stages.index(name)]:
-            raise RecipeError(f"{name} needs {needed} before it.", f"Add the line '- {needed}' above {name}.")
-    if stages.count("quantize") > 1:
-        raise RecipeError("quantize stands twice.", "Quantize once, as the last stage.")
 
 
 def read(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -197,7 +158,7 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(content, dict):
         raise RecipeError(f"{found} holds no mapping.", "A recipe starts with 'name: …'.")
     for override in overrides:
-        _override(content, override)
+        override_value(content, override)
     return parse(content)
 
 
@@ -244,48 +205,3 @@ def target(name: str, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         RecipeError: there is no such backend, or a knob is wrong.
     """
     return EXPORT.check({FORMATS.get(name, name): given})
-
-
-def _target(item: Any) -> dict[str, dict[str, Any]]:
-    name, given = (item, {}) if isinstance(item, str) else knobs.only_item(item)
-    return target(name, given or {})
-
-
-def _override(content: dict[str, Any], override: str) -> None:
-    """Set one value in a tree of mappings and lists."""
-    path, equals, text = override.partition("=")
-    if not equals:
-        raise RecipeError(f"--set {override} sets nothing.", "Write --set key.path=value.")
-    *parents, last = path.split(".")
-    here: Any = content
-    for part in parents:
-        here = _descend(here, part, path)
-    value = yaml.safe_load(text)
-    if isinstance(here, list):
-        place = _place(here, last, path)
-        here[place] = {last: value} if not last.isdigit() else value
-    else:
-        here[last] = value
-
-
-def _descend(here: Any, part: str, path: str) -> Any:
-    if isinstance(here, list):
-        place = _place(here, part, path)
-        if isinstance(here[place], str):
-            here[place] = {here[place]: {}}
-        name = next(iter(here[place]))
-        here[place][name] = here[place][name] or {}
-        return here[place][name]
-    if not isinstance(here.get(part), (dict, list)):
-        here[part] = {here[part]: {}} if isinstance(here.get(part), str) and part == "data" else {}
-    return here[part]
-
-
-def _place(items: list[Any], part: str, path: str) -> int:
-    """Where in a list of stages a name or a number points to."""
-    if part.isdigit() and int(part) < len(items):
-        return int(part)
-    names = [item if isinstance(item, str) else next(iter(item)) for item in items]
-    if part not in names:
-        raise RecipeError(f"--set {path}: there is no '{part}' in the list.", catalog.suggest(part, names))
-    return names.index(part)

@@ -1,0 +1,48 @@
+"""Override single values of a recipe before it is checked: ``--set stages.prune.ratio=0.5``."""
+
+from typing import Any
+
+import yaml
+
+from rescompress import catalog
+from rescompress.errors import RecipeError
+
+
+def override_value(content: dict[str, Any], override: str) -> None:
+    """Set one value in a tree of mappings and lists."""
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise RecipeError(f"--set {override} sets nothing.", "Write --set key.path=value.")
+    *parents, last = path.split(".")
+    here: Any = content
+    for part in parents:
+        here = _descend(here, part, path)
+    value = yaml.safe_load(text)
+    if isinstance(here, list):
+        place = _place(here, last, path)
+        here[place] = {last: value} if not last.isdigit() else value
+    else:
+        here[last] = value
+
+
+def _descend(here: Any, part: str, path: str) -> Any:
+    if isinstance(here, list):
+        place = _place(here, part, path)
+        if isinstance(here[place], str):
+            here[place] = {here[place]: {}}
+        name = next(iter(here[place]))
+        here[place][name] = here[place][name] or {}
+        return here[place][name]
+    if not isinstance(here.get(part), (dict, list)):
+        here[part] = {here[part]: {}} if isinstance(here.get(part), str) and part == "data" else {}
+    return here[part]
+
+
+def _place(items: list[Any], part: str, path: str) -> int:
+    """Where in a list of stages a name or a number points to."""
+    if part.isdigit() and int(part) < len(items):
+        return int(part)
+    names = [item if isinstance(item, str) else next(iter(item)) for item in items]
+    if part not in names:
+        raise RecipeError(f"--set {path}: there is no '{part}' in the list.", catalog.suggest(part, names))
+    return names.index(part)
