@@ -157,9 +157,11 @@ def _percent(proportion: Any) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    filled = list(rows)
     for place, title in enumerate(head):
-        table.add_column(title, no_wrap=not place, justify="right" if place and title != "output" else "left")
-    for row in rows:
+        numbers = place > 0 and all(row[place][:1].isdigit() or row[place] == "-" for row in filled)
+        table.add_column(title, no_wrap=not place, justify="right" if numbers else "left")
+    for row in filled:
         table.add_row(*row)
     console = Console()
     console.width = max(console.width, 0 if console.is_terminal else PIPE_WIDTH)

@@ -81,15 +81,12 @@ def run(
 def plan(job: Recipe, out: Path | str | None = None) -> tuple[str, ...]:
     """What ``run`` would do, a line a step; nothing is loaded or written."""
     path = Path(out) if out else RUNS / f"{job.name}-{job.digest}"
-    lines = [
-        f"folder: {path}",
-        f"model: {job.model.checkpoint or job.model.architecture}",
-        f"data: {job.data or 'none'}",
-    ]
-    lines += [f"stage {i}: {step.stage} {knobs.plain(step.knobs)}" for i, step in enumerate(job.stages, 1)]
+    model = job.model.model_dump(exclude_defaults=True)
+    lines = [f"folder: {path}", f"model: {_flow(model)}", f"data: {_flow(job.data)}"]
+    lines += [f"stage {i}: {step.stage} {_flow(step.knobs)}" for i, step in enumerate(job.stages, 1)]
     lines += [f"export: {_only(target)}, {job.prove} stages, each audited and verified" for target in job.export]
     if job.export and job.benchmark is not False:
-        lines.append(f"benchmark: {job.benchmark}")
+        lines.append(f"benchmark: {_flow(job.benchmark)}")
     if job.max_accuracy_drop is not None:
         lines.append(f"gate: at most {job.max_accuracy_drop:g} points of top-1 lost")
     return tuple(lines)
@@ -148,3 +145,8 @@ def _pass(report: RunReport, folder: Path, failed: Sequence[str]) -> None:
 
 def _only(target: object) -> str:
     return knobs.only_item(target)[0]
+
+
+def _flow(value: object) -> str:
+    """A value as YAML on one line."""
+    return yaml.safe_dump(knobs.plain(value), default_flow_style=True, width=10_000).removesuffix("...\n").strip()

@@ -114,7 +114,7 @@ class Recipe(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names the run's folder")
     seed: int = Field(0, ge=0, description="every random choice is drawn from this")
     model: ModelChoice = Field(description="the trained network to start from")
-    data: Annotated[Choice | None, DATA] = Field(None, description="labelled images")
+    data: Annotated[Choice, DATA] | None = Field(None, description="labelled images")
     stages: Annotated[tuple[Step, ...], _Steps()] = Field((), description="what happens to the model, in this order")
     export: Annotated[tuple[Choice, ...], _Targets()] = Field((), description="formats or runtimes to export to")
     prove: Literal["all", "ends"] = Field("all", description="export and time every stage, or only first and last")
