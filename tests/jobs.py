@@ -9,14 +9,15 @@ from typing import Any
 
 import yaml
 
+BRIEF = {"epochs": 1, "batch": 16, "augment": "none"}
 TINY: dict[str, Any] = {
     "name": "tiny",
     "model": {"family": "cifar", "architecture": "resnet8", "classes": 10},
     "data": "digits",
     "stages": [
-        {"fit": {"schedule": {"epochs": 1, "batch": 16}}},
+        {"fit": {"schedule": BRIEF}},
         {"prune": {"ratio": 0.25, "round_to": 8}},
-        {"distill": {"schedule": {"epochs": 1, "batch": 16}}},
+        {"distill": {"schedule": BRIEF, "loss": {"logits": {"alpha": 0.1}}}},
         "fuse",
         {"quantize": {"observer": "minmax", "calibration_images": 64}},
     ],

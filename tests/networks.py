@@ -2,8 +2,10 @@
 
 import copy
 import functools
+import inspect
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,38 +17,62 @@ from rescompress.fusion import fuse
 from rescompress.quantization import quantize
 from rescompress.spec import ModelSpec, Preprocessing
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-@functools.cache
+
+def cached(make: Callable[P, T]) -> Callable[P, T]:
+    """Make a network once per set of arguments, however they are written."""
+    signature, made = inspect.signature(make), dict[str, T]()
+
+    @functools.wraps(make)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        key = repr(bound.arguments)
+        if key not in made:
+            made[key] = make(*args, **kwargs)
+        return made[key]
+
+    return call
+
+
+@cached
 def stock(
-    family: str, architecture: str, classes: int = 10, *, side: int | None = None, seed: int = 0, **arguments: Any
+    family: str, architecture: str, classes: int = 10, *, side: int | None = None, **arguments: Any
 ) -> nn.Module:
     """A network in eval mode whose BatchNorms all do something, for images of ``side`` pixels."""
     spec = models.spec(family, architecture, classes, **arguments)
     if side is not None:
         spec = replace(spec, preprocessing=replace(spec.preprocessing, resize=side, crop=side))
-    return enliven(models.build(spec, seed), seed)
+    return enliven(models.build(spec))
 
 
-@functools.cache
-def fused(*names: Any, **arguments: Any) -> nn.Module:
-    return fuse(stock(*names, **arguments), Context())
+@cached
+def fused(family: str, architecture: str, classes: int = 10, *, side: int | None = None, **arguments: Any) -> nn.Module:
+    """The stock network with its BatchNorms folded."""
+    return fuse(stock(family, architecture, classes, side=side, **arguments), Context())
 
 
-@functools.cache
-def captured(*names: Any, **arguments: Any) -> fx.GraphModule:
+@cached
+def captured(
+    family: str, architecture: str, classes: int = 10, *, side: int | None = None, **arguments: Any
+) -> fx.GraphModule:
     """The graph of the fused network."""
-    model = fused(*names, **arguments)
+    model = copy.deepcopy(fused(family, architecture, classes, side=side, **arguments))
     spec = models.spec_of(model)
-    traced = graph.capture(copy.deepcopy(model), spec.input_shape)
+    traced = graph.capture(model, spec.input_shape)
     models.describe(traced, spec)
     return traced
 
 
-@functools.cache
-def quantized(*names: Any, **arguments: Any) -> fx.GraphModule:
-    model = fused(*names, **arguments)
-    spec = models.spec_of(model)
-    made = quantize(model, context(spec.classes, spec.preprocessing.crop))
+@cached
+def quantized(
+    family: str, architecture: str, classes: int = 10, *, side: int | None = None, **arguments: Any
+) -> fx.GraphModule:
+    """The fused network in INT8."""
+    model = fused(family, architecture, classes, side=side, **arguments)
+    made = quantize(model, context(classes, models.spec_of(model).preprocessing.crop))
     assert isinstance(made, fx.GraphModule)
     return made
 

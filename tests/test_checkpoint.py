@@ -19,12 +19,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rescompress import checkpoint, data, models
+from rescompress import checkpoint, data, graph, models
 from rescompress.context import Context
 from rescompress.errors import InputRefused, RescompressError
 from rescompress.pruning import cut_channels, prune
 from tests.networks import fused, noise, quantized, stock
-from tests.pruning.test_prune import groups_of, some_cuts
+from tests.pruning.test_prune import SMALL, groups_of, some_cuts
 
 FORMS: dict[str, Callable[..., nn.Module]] = {
     "stock": stock,
@@ -58,20 +58,15 @@ def test_a_saved_network_comes_back_to_the_bit(model: nn.Module, tmp_path: Path)
     images = noise(model)
     assert torch.equal(models.predict(loaded, [images]), models.predict(model, [images]))
     assert models.spec_of(loaded) == models.spec_of(model)
-    assert not any(module.training for module in loaded.modules())
+    assert graph.is_captured(loaded) or not any(module.training for module in loaded.modules())
     checkpoint.save(loaded, second)
     assert first.read_bytes() == second.read_bytes()
 
 
 @settings(max_examples=12)
-@given(
-    shortcut=st.sampled_from(["A", "B"]), fold=st.booleans(), most=st.floats(0, 1), seed=st.integers(0, 2**32)
-)
-def test_any_cut_comes_back(
-    tmp_path_factory: pytest.TempPathFactory, shortcut: str, fold: bool, most: float, seed: int
-) -> None:
-    made = (fused if fold else stock)("cifar", "resnet8", shortcut=shortcut)
-    cut = cut_channels(made, some_cuts(groups_of(f"cifar resnet8 {shortcut}"), most, seed))
+@given(name=st.sampled_from(sorted(SMALL)), most=st.floats(0, 1), seed=st.integers(0, 2**32))
+def test_any_cut_comes_back(tmp_path_factory: pytest.TempPathFactory, name: str, most: float, seed: int) -> None:
+    cut = cut_channels(SMALL[name](), some_cuts(groups_of(name), most, seed))
     path = tmp_path_factory.mktemp("cut") / "cut.safetensors"
     checkpoint.save(cut, path)
     assert torch.equal(models.predict(checkpoint.load(path), [noise(cut)]), models.predict(cut, [noise(cut)]))
@@ -147,7 +142,7 @@ def test_a_header_of_absurd_length_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth", "pt", "th", "bin"])
-@pytest.mark.parametrize("content", [b"", b"\x00", os.urandom(500), b"PK\x03\x04" + bytes(100), b"\x80\x02"])
+@pytest.mark.parametrize("content", [b"", b"\x00", bytes(range(256)) * 2, b"PK\x03\x04" + bytes(100), b"\x80\x02"])
 def test_bytes_that_are_no_checkpoint_are_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"bad.{suffix}"
     path.write_bytes(content)
@@ -213,11 +208,10 @@ LIES: dict[str, Callable[[dict[str, Any]], object]] = {
     "an unknown kind": lambda d: d["edits"][0].update(kind="lora"),
     "an unknown module": lambda d: d["edits"][0].update(module="layer9.0.conv1"),
     "a module of another kind": lambda d: d["edits"][0].update(module="linear"),
-    "an identity for the whole network": lambda d: d["edits"].append({"module": "", "kind": "identity", "fields": {}}),
     "an unknown family": lambda d: d["spec"].update(family="vgg"),
     "a path for a family": lambda d: d["spec"].update(family="../cifar"),
-    "an unknown architecture": lambda d: d["spec"].update(architecture="resnet9000"),
-    "another library's architecture": lambda d: d["spec"].update(family="torchvision", architecture="vgg11"),
+    "an unknown architecture": lambda d: d["spec"].update(architecture="resnet26"),
+    "another library's architecture": lambda d: d["spec"].update(family="torchvision", architecture="squeezenet1_0"),
     "no number in the architecture": lambda d: d["spec"].update(architecture="resnet"),
     "an unknown argument": lambda d: d["spec"].update(arguments={"evil": 1}),
     "an argument's wrong value": lambda d: d["spec"].update(arguments={"shortcut": "Z"}),

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -72,19 +73,18 @@ def test_folding_equals_convolution_then_batch_norm(case: Case) -> None:
     assert ((case.conv(case.x) - expected).abs() <= tolerance).all()
 
 
-NETWORKS = {
-    "cifar resnet20 A": ("cifar", "resnet20"),
-    "cifar resnet20 B": ("cifar", "resnet20", 10, {"shortcut": "B"}),
-    "torchvision resnet18": ("torchvision", "resnet18"),
-    "torchvision resnet50": ("torchvision", "resnet50", 1000),
+NETWORKS: dict[str, tuple[tuple[str, str], dict[str, Any]]] = {
+    "cifar resnet20 A": (("cifar", "resnet20"), {}),
+    "cifar resnet20 B": (("cifar", "resnet20"), {"shortcut": "B"}),
+    "torchvision resnet18": (("torchvision", "resnet18"), {"side": 64}),
+    "torchvision resnet50": (("torchvision", "resnet50"), {"classes": 1000}),
 }
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_fused_network_answers_like_the_whole_one(name: str) -> None:
-    family, architecture, *rest = NETWORKS[name]
-    classes, arguments = (*rest, *(10, {})[len(rest) :])
-    whole, folded = (make(family, architecture, classes, **arguments) for make in (stock, fused))
+    names, arguments = NETWORKS[name]
+    whole, folded = (make(*names, **arguments) for make in (stock, fused))
     images = noise(whole, side=64)
     expected, answer = (models.predict(model, [images]) for model in (whole, folded))
     assert (answer - expected).abs().max() <= 1e-5 * expected.abs().max()

@@ -21,6 +21,7 @@ SMALL = {
     "cifar resnet8 A": lambda: stock("cifar", "resnet8"),
     "cifar resnet8 B": lambda: stock("cifar", "resnet8", shortcut="B"),
     "cifar resnet8 A, fused": lambda: fused("cifar", "resnet8"),
+    "cifar resnet8 B, fused": lambda: fused("cifar", "resnet8", shortcut="B"),
 }
 WIDE = {
     "torchvision resnet18": lambda: stock("torchvision", "resnet18", side=64),

@@ -11,10 +11,10 @@ from rescompress.quantization import place
 from rescompress.spec import QuantScheme
 from tests.networks import captured, quantized
 
-NETWORKS = {
-    "cifar resnet8": ("cifar", "resnet8"),
-    "torchvision resnet18": ("torchvision", "resnet18"),
-    "torchvision resnet50": ("torchvision", "resnet50", 1000),
+NETWORKS: dict[str, tuple[tuple[str, str], dict[str, int]]] = {
+    "cifar resnet8": (("cifar", "resnet8"), {}),
+    "torchvision resnet18": (("torchvision", "resnet18"), {"side": 64}),
+    "torchvision resnet50": (("torchvision", "resnet50"), {"classes": 1000}),
 }
 SCHEMES = {name: backends.get(name).SCHEME for name in backends.names()}
 SCHEMES["symmetric per tensor"] = replace(
@@ -24,7 +24,8 @@ SCHEMES["symmetric per tensor"] = replace(
 
 @pytest.fixture(params=NETWORKS)
 def traced(request: pytest.FixtureRequest) -> fx.GraphModule:
-    return captured(*NETWORKS[request.param])
+    names, arguments = NETWORKS[request.param]
+    return captured(*names, **arguments)
 
 
 @pytest.fixture(params=SCHEMES)
@@ -74,7 +75,7 @@ def test_what_only_moves_values_keeps_its_inputs_scale(traced: fx.GraphModule, s
 
 
 def test_the_stem_pool_of_imagenet_networks_is_such_a_move() -> None:
-    sites = sites_by_value(captured("torchvision", "resnet18"), SCHEMES["onnxruntime"])
+    sites = sites_by_value(captured("torchvision", "resnet18", side=64), SCHEMES["onnxruntime"])
     assert sites["maxpool"].quantizer == "relu"
 
 

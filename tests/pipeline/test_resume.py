@@ -1,0 +1,128 @@
+"""A run goes on where it was killed, and does again only what a change of the recipe reaches."""
+
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from rescompress import pipeline, recipe
+from rescompress.artifact import sha256_of
+from tests.jobs import LABELS, TINY, litter, stamps, tiny
+
+STAGES = [f"stages/{label}.{kind}" for label in LABELS for kind in ("safetensors", "json")]
+ROWS = [f"rows/onnxruntime-{label}.json" for label in (LABELS[0], LABELS[-1])]
+ARTIFACTS = [f"artifacts/onnxruntime/{label}/model.onnx" for label in (LABELS[0], LABELS[-1])]
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Path:
+    """A finished run to go on with, as old as the original."""
+    return shutil.copytree(finished[0], tmp_path / "copy")
+
+
+def again(folder: Path, **changes) -> set[str]:
+    """Run a changed job in a folder; gives the files that were written or removed, reports aside."""
+    before = stamps(folder)
+    pipeline.run(recipe.parse(tiny(**{"benchmark": False, "max_accuracy_drop": None, **changes})), folder)
+    after = stamps(folder)
+    assert not litter(folder)
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    return {name for name in changed if "/" in name}
+
+
+def test_it_was_really_killed(survivor):
+    assert survivor.codes == [-signal.SIGKILL] * 6
+    assert any(name.startswith("stages/.01-fit.safetensors.") for seen in survivor.litter for name in seen)
+    assert any(name.startswith("artifacts/onnxruntime/.05-quantize.") for seen in survivor.litter for name in seen)
+
+
+@pytest.mark.parametrize("name", [*STAGES, *ROWS, *ARTIFACTS])
+def test_killed_run_leaves_the_bytes_of_an_undisturbed_one(name, survivor, finished):
+    assert (survivor.folder / name).read_bytes() == (finished[0] / name).read_bytes()
+
+
+def test_killed_run_leaves_the_files_of_an_undisturbed_one(survivor, finished):
+    assert stamps(survivor.folder).keys() == stamps(finished[0]).keys()
+    assert litter(survivor.folder) == []
+
+
+def test_what_was_finished_is_never_done_again(survivor):
+    end = stamps(survivor.folder)
+    kept = []
+    for seen in survivor.stamps:
+        done = [name.removesuffix(".json") for name in seen if name.startswith("stages/") and name.endswith(".json")]
+        kept += [f"{name}.{kind}" for name in done if "/." not in name for kind in ("json", "safetensors")]
+        kept += [name for name in seen if name.startswith(("rows/onnx", "artifacts/onnxruntime/0"))]
+        assert {name: seen[name] for name in kept if name in seen} == {name: end[name] for name in kept if name in seen}
+    assert {"stages/00-baseline.json", "stages/04-fuse.safetensors", *ROWS} <= set(kept)
+
+
+def test_second_run_in_a_folder_is_refused_and_names_the_first(survivor):
+    assert survivor.refused.exit_code == 9
+    assert f"is in use by process {survivor.owner}." in survivor.refused.fact
+
+
+def test_changed_observer_quantizes_again_and_nothing_else(copy):
+    stages = [*TINY["stages"][:-1], {"quantize": {"observer": "percentile", "calibration_images": 64}}]
+    changed = again(copy, stages=stages)
+    assert changed == {
+        "stages/05-quantize.safetensors",
+        "stages/05-quantize.json",
+        "artifacts/onnxruntime/05-quantize/model.onnx",
+        "artifacts/onnxruntime/05-quantize/manifest.json",
+        "rows/onnxruntime-05-quantize.json",
+    }
+
+
+def test_changed_ratio_prunes_again_and_drops_what_came_after(copy):
+    stages = [TINY["stages"][0], {"prune": {"ratio": 0.5, "round_to": 8}}, "fuse"]
+    changed = again(copy, stages=stages, export=None)
+    assert not any("00-baseline" in name or "01-fit" in name for name in changed)
+    assert {path.name for path in (copy / "stages").glob("*.safetensors")} == {
+        "00-baseline.safetensors",
+        "01-fit.safetensors",
+        "02-prune.safetensors",
+        "03-fuse.safetensors",
+    }
+    assert {"stages/02-prune.safetensors", "stages/02-prune.json", "stages/03-fuse.json"} <= changed
+
+
+def test_changed_seed_starts_anew(copy):
+    changed = again(copy, seed=1, stages=[], export=None)
+    assert {"stages/00-baseline.safetensors", "stages/00-baseline.json"} <= changed
+
+
+def test_unchanged_job_runs_nothing(copy):
+    assert again(copy) == set()
+
+
+@pytest.mark.parametrize("damage", [lambda bytes_: bytes_[:-1] + b"\xff", lambda bytes_: bytes_[:100]])
+def test_damaged_checkpoint_is_made_again(damage, copy):
+    file = copy / "stages" / "02-prune.safetensors"
+    good = sha256_of(file)
+    file.write_bytes(damage(file.read_bytes()))
+    assert sha256_of(file) != good
+    assert again(copy, export=None) == {"stages/02-prune.safetensors", "stages/02-prune.json"}
+    assert sha256_of(file) == good
+
+
+def test_damaged_row_and_artifact_are_made_again(copy):
+    (copy / "rows" / "onnxruntime-05-quantize.json").write_text('{"key": "')
+    (copy / "artifacts" / "onnxruntime" / "05-quantize" / "model.onnx").write_bytes(b"")
+    good = {name: (copy / name).read_bytes() for name in (ROWS[0], ARTIFACTS[0])}
+    changed = again(copy)
+    assert changed == {ROWS[1], ARTIFACTS[1], "artifacts/onnxruntime/05-quantize/manifest.json"}
+    assert {name: (copy / name).read_bytes() for name in good} == good
+
+
+def test_stages_of_a_sister_run_are_taken_over(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished[0], tmp_path / "runs" / f"tiny-{recipe.parse(TINY).digest}")
+    job = recipe.parse(tiny(stages=TINY["stages"][:4], export=None, benchmark=False))
+    report = pipeline.run(job)
+    assert "top-1" not in capsys.readouterr().err  # no stage ran
+    folder = tmp_path / "runs" / f"tiny-{job.digest}"
+    assert report.stages == finished[1].stages[:5]
+    for row in report.stages:
+        assert sha256_of(folder / "stages" / row.checkpoint) == row.sha256

@@ -1,0 +1,130 @@
+"""A captured graph: the same numbers, and names that last."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, fx, nn
+
+from rescompress import graph, models
+from rescompress.graph import capture, evaluating
+from tests.networks import captured, fused, noise, stock
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return stock("cifar", "resnet8")
+
+
+@pytest.fixture(scope="module")
+def traced(model: nn.Module) -> fx.GraphModule:
+    return capture(model, (3, 32, 32))
+
+
+def names(traced: fx.GraphModule) -> list[str]:
+    return [graph.name_of(node) for node in traced.graph.nodes if "value_name" in node.meta]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_captured_network_computes_the_same_bits(model: nn.Module, traced: fx.GraphModule, batch: int) -> None:
+    images = noise(model, batch)
+    with torch.no_grad():
+        assert torch.equal(traced(images), model(images))
+
+
+def test_names_are_those_of_the_modules(traced: fx.GraphModule) -> None:
+    found = names(traced)
+    assert found[-1] == "linear"
+    wanted = {"images", "conv1", "bn1", "relu", "layer1.0.conv2", "layer1.0.add", "layer1.0.relu_1", "conv1.weight"}
+    assert wanted <= set(found)
+    assert "layer2.0.shortcut" in found
+
+
+def test_names_are_the_same_every_time(model: nn.Module, traced: fx.GraphModule) -> None:
+    assert names(capture(model, (3, 32, 32))) == names(traced)
+
+
+@pytest.mark.parametrize(("architecture", "size"), [("resnet18", {"side": 64}), ("resnet50", {"classes": 1000})])
+def test_names_are_unique(architecture: str, size: dict[str, int]) -> None:
+    found = names(captured("torchvision", architecture, **size))
+    assert len(set(found)) == len(found)
+    assert {"maxpool", "layer1.0.relu_1", "layer2.0.downsample.0"} <= set(found)
+
+
+class Reused(nn.Module):
+    """A ReLU that runs twice beside another whose name looks like the second run of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu, self.relu_1, self.linear = nn.ReLU(), nn.ReLU(), nn.Linear(8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear(self.relu_1(self.relu(self.relu(images) - 1) - 1))
+
+
+def test_names_are_unique_even_where_a_module_bears_a_numbered_name() -> None:
+    traced = capture(Reused(), (3, 8, 8))
+    assert len(set(names(traced))) == len(names(traced))
+    assert len(graph.values(traced)) == len(names(traced))
+
+
+def test_the_vocabulary_covers_a_fused_network() -> None:
+    traced = captured("torchvision", "resnet18", side=64)
+    ops = {graph.op_of(node) for node in traced.graph.nodes if node.op == "call_function"}
+    assert ops == {"conv", "relu", "max_pool", "add", "avg_pool", "reshape", "linear"}
+
+
+def test_parameters_are_shared_not_copied(model: nn.Module, traced: fx.GraphModule) -> None:
+    assert {p.data_ptr() for p in traced.parameters()} == {p.data_ptr() for p in model.parameters()}
+    node = graph.values(traced)["layer1.0.conv1.weight"]
+    assert graph.tensor_of(traced, node).data_ptr() == model.layer1[0].conv1.weight.data_ptr()
+
+
+def test_a_captured_network_comes_back_as_it_is(model: nn.Module, traced: fx.GraphModule) -> None:
+    assert capture(traced, (3, 32, 32)) is traced
+    assert graph.is_captured(traced)
+    assert not graph.is_captured(model)
+    assert not graph.is_captured(fx.symbolic_trace(nn.ReLU()))
+
+
+def test_a_clone_shares_nothing(traced: fx.GraphModule) -> None:
+    twin = graph.clone(traced)
+    assert names(twin) == names(traced)
+    assert not {p.data_ptr() for p in twin.parameters()} & {p.data_ptr() for p in traced.parameters()}
+
+
+def test_capture_keeps_the_modes(model: nn.Module) -> None:
+    other = models.build(models.spec_of(model)).train()
+    other.bn1.eval()
+    before = {name: module.training for name, module in other.named_modules()}
+    statistics = other.layer1[0].bn1.running_mean.clone()
+    capture(other, (3, 32, 32))
+    assert {name: module.training for name, module in other.named_modules()} == before
+    assert torch.equal(other.layer1[0].bn1.running_mean, statistics)
+
+
+@settings(max_examples=10)
+@given(st.lists(st.booleans(), min_size=4, max_size=4))
+def test_evaluating_gives_every_module_its_mode_back(modes: list[bool]) -> None:
+    model = nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.Dropout()))
+    modules = list(model.modules())
+    for module, mode in zip(modules, modes, strict=True):
+        module.training = mode
+    with pytest.raises(ZeroDivisionError), evaluating(model):
+        assert not any(module.training for module in modules)
+        raise ZeroDivisionError
+    assert [module.training for module in modules] == modes
+
+
+def test_inputs_leave_parameters_out() -> None:
+    traced = captured("cifar", "resnet8")
+    (add, *_) = (node for node in traced.graph.nodes if graph.op_of(node) == "add")
+    assert [graph.name_of(node) for node in graph.inputs_of(add)] == ["layer1.0.conv2", "relu"]
+    conv = graph.values(traced)["layer1.0.conv1"]
+    assert [graph.name_of(node) for node in graph.inputs_of(conv)] == ["relu"]
+
+
+def test_a_pruned_and_fused_network_keeps_its_names() -> None:
+    """So a quantized checkpoint's sites fit however the channels were cut."""
+    whole = [name for name in names(captured("cifar", "resnet8")) if ".bn" not in name]
+    assert names(capture(fused("cifar", "resnet8"), (3, 32, 32))) == whole
