@@ -19,6 +19,8 @@ from rescompress import graph
 _ops = torch.ops.quantized_decomposed
 Dtype = Literal["uint8", "int8", "int32"]
 LIMITS: dict[Dtype, tuple[int, int]] = {"uint8": (0, 255), "int8": (-128, 127), "int32": (-(2**31), 2**31 - 1)}
+PREFIX, LOWERED = "fakequant.", "_lowered"
+"""What the module path of a quantizer starts with, and what that of its lowered form ends with."""
 WEIGHT_LIMITS = (-127, 127)
 """Weights leave -128 out, so that a symmetric scale reaches both ends alike."""
 
@@ -175,14 +177,15 @@ def _lower_bias(traced: fx.GraphModule, node: fx.Node) -> None:
         return
     bias = graph.tensor_of(traced, b).detach()
     module = Dequantize(bias, (x.scale * w.scale).expand(len(bias)).clone(), "int32", LIMITS["int32"])
-    traced.add_submodule(_path(f"{graph.name_of(b)}.lowered"), module)
+    path = _path(graph.name_of(b)) + LOWERED
+    traced.add_submodule(path, module)
     with traced.graph.inserting_before(node):
-        dequantized = traced.graph.call_module(_path(f"{graph.name_of(b)}.lowered"), ())
+        dequantized = traced.graph.call_module(path, ())
     node.update_arg(2, dequantized)
 
 
 def _replace(traced: fx.GraphModule, node: fx.Node, module: nn.Module, *args: fx.node.Argument) -> None:
-    path = f"{node.target}_lowered"
+    path = f"{node.target}{LOWERED}"
     if not any(name == path for name, _ in traced.named_modules()):
         traced.add_submodule(path, module)
     with traced.graph.inserting_before(node):
@@ -192,4 +195,5 @@ def _replace(traced: fx.GraphModule, node: fx.Node, module: nn.Module, *args: fx
 
 
 def _path(quantizer: str) -> str:
-    return "fakequant." + quantizer.replace(".", "_")
+    """Where a quantizer lives in the module tree; a module's name can't hold dots, so slashes stand for them."""
+    return f"{PREFIX}{quantizer.replace('.', '/')}"

@@ -38,9 +38,7 @@ def cached(make: Callable[P, T]) -> Callable[P, T]:
 
 
 @cached
-def stock(
-    family: str, architecture: str, classes: int = 10, *, side: int | None = None, **arguments: Any
-) -> nn.Module:
+def stock(family: str, architecture: str, classes: int = 10, *, side: int | None = None, **arguments: Any) -> nn.Module:
     """A network in eval mode whose BatchNorms all do something, for images of ``side`` pixels."""
     spec = models.spec(family, architecture, classes, **arguments)
     if side is not None:

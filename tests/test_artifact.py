@@ -147,9 +147,7 @@ def test_an_export_that_fails_leaves_what_stood_there(written: Artifact) -> None
     assert names_in(written.folder.parent) == {"fake"}
 
 
-def test_an_export_onto_a_full_disk_leaves_what_stood_there(
-    written: Artifact, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_export_onto_a_full_disk_leaves_what_stood_there(written: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     full_disk(monkeypatch)
     with pytest.raises(ResourceExhausted, match="disk is full"):
         write_artifact(written.folder, fill, describe)
@@ -157,14 +155,19 @@ def test_an_export_onto_a_full_disk_leaves_what_stood_there(
     assert names_in(written.folder.parent) == {"fake"}
 
 
+def write_half(path: Path) -> None:
+    with writing(path) as temporary:
+        temporary.write_bytes(b"new")
+        raise ZeroDivisionError
+
+
 @pytest.mark.parametrize("old", [b"old", None])
 def test_a_failure_while_writing_leaves_the_old_file(tmp_path: Path, old: bytes | None) -> None:
     path = tmp_path / "file"
     if old is not None:
         path.write_bytes(old)
-    with pytest.raises(ZeroDivisionError), writing(path) as temporary:
-        temporary.write_bytes(b"new")
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        write_half(path)
     assert names_in(tmp_path) == ({"file"} if old else set())
     assert old is None or path.read_bytes() == old
 

@@ -73,7 +73,7 @@ def test_a_summary_is_the_docstrings_first_line() -> None:
 
 @pytest.mark.parametrize(("module", "function"), [("rescompress.nothing", "x"), ("rescompress.errors", "explain")])
 def test_a_summary_of_nothing_is_a_bug_of_ours(module: str, function: str) -> None:
-    with pytest.raises(ValueError, match="there is no module|has no function"):
+    with pytest.raises(ValueError, match=r"there is no module|has no function"):
         catalog.summary(module, function)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rescompress import checkpoint, data, graph, models
+from rescompress import checkpoint, graph, models
 from rescompress.context import Context
 from rescompress.errors import InputRefused, RescompressError
 from rescompress.pruning import cut_channels, prune
@@ -79,11 +78,18 @@ def test_a_network_in_training_is_saved_alike(tmp_path: Path) -> None:
     assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "other.safetensors").read_bytes()
 
 
+@pytest.fixture(scope="module")
+def saved_once(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("saved") / "saved.safetensors"
+    checkpoint.save(pruned(fused("cifar", "resnet8")), path)
+    return path.read_bytes()
+
+
 @pytest.fixture
-def saved(tmp_path: Path) -> Path:
+def saved(saved_once: bytes, tmp_path: Path) -> Path:
     """A pruned and fused network: every kind of edit but quantization."""
     path = tmp_path / "saved.safetensors"
-    checkpoint.save(pruned(fused("cifar", "resnet8")), path)
+    path.write_bytes(saved_once)
     return path
 
 
@@ -263,8 +269,7 @@ class Trap:
         return os.system, (f"touch {self.marker}",)
 
 
-@pytest.mark.parametrize("suffix", ["pth", "pt", "th", "bin"])
-@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(("suffix", "zipped"), [("pth", True), ("pt", False), ("th", True), ("bin", False)])
 def test_a_pickle_with_code_is_refused_and_never_runs(tmp_path: Path, suffix: str, zipped: bool) -> None:
     marker, path = tmp_path / "executed", tmp_path / f"trap.{suffix}"
     state: dict[str, Any] = dict(stock("cifar", "resnet8").state_dict())
@@ -286,8 +291,10 @@ def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) ->
     assert "holds no tensors" in refusal(tmp_path / "odd.pth").fact
 
 
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model_state_dict", "model"])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    ("wrapper", "prefix"),
+    [(None, ""), (None, "module."), ("state_dict", "module."), ("model_state_dict", ""), ("model", "")],
+)
 def test_public_state_dicts_are_read(tmp_path: Path, wrapper: str | None, prefix: str) -> None:
     model = stock("cifar", "resnet8")
     state = {prefix + name: tensor for name, tensor in model.state_dict().items()}
@@ -354,20 +361,14 @@ def test_a_shipped_model_is_loaded_by_its_name(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("file", "architecture", "right"),
+    ("file", "architecture"),
     [
-        ("cifar10_resnet20-12fca82f.th", "resnet20", 94),
-        ("cifar10_resnet32-d509ac18.th", "resnet32", 92),
-        ("cifar10_resnet56-4bfd9763.th", "resnet56", 96),
-        ("cifar10_resnet20_jpegft.th", "resnet20", 92),
+        ("cifar10_resnet20-12fca82f.th", "resnet20"),
+        ("cifar10_resnet32-d509ac18.th", "resnet32"),
+        ("cifar10_resnet56-4bfd9763.th", "resnet56"),
     ],
 )
-def test_real_weights_load_and_know_their_images(shared_data: Path, file: str, architecture: str, right: int) -> None:
-    model = checkpoint.load(shared_data / "weights" / file)
-    spec = models.spec_of(model)
+def test_real_weights_find_their_network(shared_data: Path, file: str, architecture: str) -> None:
+    spec = models.spec_of(checkpoint.load(shared_data / "weights" / file))
     assert str(spec) == f"cifar {architecture}, 10 classes"
     assert spec.arguments == {"shortcut": "A"}
-    with np.load(shared_data / "cifar10" / "cifar10_test100_lossless.npz") as archive:
-        images, labels = torch.from_numpy(archive["images"]), torch.from_numpy(archive["labels"])
-    logits = models.predict(model, [data.normalize(images.permute(0, 3, 1, 2), spec.preprocessing)])
-    assert int((logits.argmax(1) == labels).sum()) == right

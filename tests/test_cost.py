@@ -2,7 +2,6 @@
 
 from math import prod
 
-import pytest
 from torch import nn
 
 from rescompress import models

@@ -35,7 +35,7 @@ def walk(
     start: int,
     *,
     steps: Annotated[int, Field(ge=1, le=9)],
-    pace: Pace = Pace(),  # noqa: B008 - frozen
+    pace: Pace = Pace(),
     loss: Annotated[Choice, LOSSES] = "logits",
     runtime: Annotated[str, Named("rescompress.backends")] = "onnxruntime",
     map_file: Path | None = None,

@@ -67,11 +67,6 @@ def test_nothing_of_this_machine_is_in_the_file(proto: Any) -> None:
     assert ".py" not in text
 
 
-def test_exporting_twice_gives_the_same_bytes(model: fx.GraphModule, proto: Any, tmp_path: Path) -> None:
-    backend.export(model, models.spec_of(model), tmp_path)
-    assert (tmp_path / backend.ENTRY).read_bytes() == proto.SerializeToString(deterministic=True)
-
-
 def test_the_batch_is_free(proto: Any) -> None:
     (images,) = proto.graph.input
     assert [d.dim_param or d.dim_value for d in images.type.tensor_type.shape.dim][1:] == [3, 8, 8]

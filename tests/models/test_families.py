@@ -1,5 +1,6 @@
 """Every file in rescompress/models keeps the contract: stock networks that their own weights find again."""
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@cache
 def smallest(name: str) -> list[ModelSpec]:
     """The two networks of a family with the fewest parameters, in all variants."""
     family = models.family(name)

@@ -1,7 +1,9 @@
 """A run that was killed again and again, always at another point, and started again until it was through."""
 
 import signal
+import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,18 +11,15 @@ import pytest
 
 from rescompress import pipeline, recipe
 from rescompress.errors import RunLocked
-from tests.jobs import TINY, litter, stamps, start, write
+from tests.jobs import TINY, command, litter, stamps, start, write
 
 HOOKS = Path(__file__).parent / "hooks"
-SOON = ("stages/00-baseline.json", "stages/02-prune.json")
-"""Killed as soon as this file is seen."""
-BEFORE = (
-    "stages/01-fit.safetensors",  # written, but not yet in place
-    "stages/03-distill.json",  # the checkpoint is in place, its row is not
-    "artifacts/onnxruntime/05-quantize",
-    "report.md",
+SEEN, BEFORE = "killed once it is there", "killed before it is put into place"
+KILLS = (
+    (SEEN, "stages/00-baseline.json"),
+    (BEFORE, "stages/02-prune.safetensors"),
+    (BEFORE, "artifacts/onnxruntime/05-quantize"),
 )
-"""Killed before this file is put into place."""
 
 
 @dataclass
@@ -39,13 +38,17 @@ class Survivor:
 @pytest.fixture(scope="session")
 def survivor(tmp_path_factory: pytest.TempPathFactory) -> Survivor:
     """The tiny job on the command line, in as many processes as it was killed, and one more."""
-    root = tmp_path_factory.mktemp("killed")
+    return survive(tmp_path_factory.mktemp("killed"), KILLS)
+
+
+def survive(root: Path, kills: Sequence[tuple[str, str]]) -> Survivor:
+    """Run the tiny job, be killed at each of these places in turn, and go on to the end."""
     job = write(root / "tiny.yaml", TINY)
     seen = Survivor(root / "out", root / "log")
-    for place in sorted((*SOON, *BEFORE), key=lambda name: (not name.startswith("stages"), name)):
-        dies = {} if place in SOON else {"DIE_BEFORE": str(Path("out", place))}
+    for how, place in kills:
+        dies = {"DIE_BEFORE": f"out/{place}"} if how is BEFORE else {}
         with start("run", job, "-o", seen.folder, path=HOOKS, PICKLE_LOG=str(seen.log), **dies) as process:
-            if place in SOON:
+            if how is SEEN:
                 _wait(seen.folder / place, process)
                 if seen.refused is None:
                     seen.owner, seen.refused = process.pid, _second(seen.folder)
@@ -54,13 +57,12 @@ def survivor(tmp_path_factory: pytest.TempPathFactory) -> Survivor:
         seen.codes.append(process.returncode)
         seen.litter.append(litter(seen.folder))
         seen.stamps.append(stamps(seen.folder))
-    with start("run", job, "-o", seen.folder, path=HOOKS, PICKLE_LOG=str(seen.log)) as process:
-        _, errors = process.communicate()
-    assert process.returncode == 0, errors
+    ended = command("run", job, "-o", seen.folder, path=HOOKS, PICKLE_LOG=str(seen.log))
+    assert ended.returncode == 0, ended.stderr
     return seen
 
 
-def _wait(file: Path, process) -> None:
+def _wait(file: Path, process: subprocess.Popen) -> None:
     while not file.exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.002)

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter
 
-from rescompress import artifact, checkpoint, graph, pipeline, recipe, reporting
+from rescompress import artifact, backends, catalog, checkpoint, graph, pipeline, recipe, reporting
 from rescompress.artifact import open_artifact, sha256_of
-from rescompress.errors import GateFailed
+from rescompress.errors import GateFailed, TargetsFailed
 from rescompress.spec import Environment, StageRow
 from tests import networks
 from tests.jobs import LABELS, TINY, litter, stamps, tiny
@@ -137,8 +137,8 @@ def test_second_run_of_the_same_job_only_writes_the_reports_again(finished, tmp_
     before = stamps(folder)
     assert pipeline.run(recipe.parse(TINY), folder).artifacts == report.artifacts
     after = stamps(folder)
-    changed = {name for name in after if after[name] != before.get(name)}
-    assert changed == {"recipe.yaml", "environment.json", "report.html", "report.md", "report.json", ".lock"} & changed
+    changed = {name for name in before.keys() | after.keys() if after.get(name) != before.get(name)}
+    assert changed <= {"recipe.yaml", "environment.json", "report.html", "report.md", "report.json", ".lock"}
     assert not litter(folder)
 
 
@@ -155,6 +155,15 @@ def test_gate_that_is_crossed_fails_the_run_and_keeps_everything(trained, tmp_pa
         assert open_artifact(tmp_path / "out" / row.folder).sha256 == row.sha256
 
 
+def test_verification_that_fails_fails_the_run_and_keeps_everything(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    with pytest.raises(GateFailed, match=r"05-quantize: The logits' SQNR is .* dB, below 80 dB"):
+        pipeline.run(recipe.parse(tiny(verify={"min_sqnr_db": 80})), folder)
+    report = reporting.read(folder)
+    assert [bool(row.verification.failures) for row in report.artifacts] == [False, True]
+    assert report.gate.passed
+
+
 def test_gate_holds_without_an_export_too(trained, tmp_path):
     stages = [{"prune": {"ratio": 0.9, "round_to": 1}}]
     job = from_checkpoint(trained, stages=stages, max_accuracy_drop=1.0, export=None)
@@ -162,37 +171,41 @@ def test_gate_holds_without_an_export_too(trained, tmp_path):
         pipeline.run(job, tmp_path / "out")
 
 
-def test_prove_all_exports_every_stage(finished, trained, tmp_path):
-    job = from_checkpoint(trained, stages=["fuse", TINY["stages"][-1]], prove="all")
-    report = pipeline.run(job, tmp_path / "out")
-    assert [row.label for row in report.artifacts] == ["00-baseline", "01-fuse", "02-quantize"]
-    assert [row.precision.int8_share("conv").correct for row in report.artifacts] == [0, 0, 9]
-    assert all(row.verification.failures == () for row in report.artifacts)
+REFUSING = '''
+"""A backend that gives up half-way."""
+from rescompress.errors import InputRefused
+
+def missing():
+    return None
+
+def versions():
+    return {}
+
+def export(model, spec, folder):
+    (folder / "half").write_bytes(b"half")
+    raise InputRefused("It can't be expressed.", "Leave it out.")
+'''
 
 
-def test_target_that_fails_leaves_the_others(trained, tmp_path, monkeypatch):
-    from rescompress import backends, catalog
-    from rescompress.errors import TargetsFailed
-
-    refusing = tmp_path / "backends"
-    refusing.mkdir()
-    source = Path(backends.get("onnxruntime").__file__).read_text("utf-8")
-    (refusing / "refusing.py").write_text(
-        source.replace("import onnx\n    import torch", 'raise InputRefused("It can\'t.", "Don\'t.")', 1), "utf-8"
-    )
-    monkeypatch.setattr(backends, "__path__", [*backends.__path__, str(refusing)])
+@pytest.fixture
+def refusing(tmp_path):
+    """One more file in the folder of backends, as far as the registry can tell."""
+    (tmp_path / "backends").mkdir()
+    (tmp_path / "backends" / "refusing.py").write_text(REFUSING, "utf-8")
+    backends.__path__.append(str(tmp_path / "backends"))
     catalog.names.cache_clear()
-    try:
-        with pytest.raises(TargetsFailed, match="refusing failed") as caught:
-            pipeline.run(from_checkpoint(trained, stages=[], export=["refusing", "onnx"]), tmp_path / "out")
-    finally:
-        catalog.names.cache_clear()
+    yield "refusing"
+    backends.__path__.pop()
+    catalog.names.cache_clear()
+
+
+def test_target_that_fails_leaves_the_others(refusing, finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    with pytest.raises(TargetsFailed, match="refusing failed: It can't be expressed") as caught:
+        pipeline.run(recipe.parse(tiny(export=[refusing, "onnx"])), folder)
     assert caught.value.exit_code == 3
-    assert [row.backend for row in reporting.read(tmp_path / "out").artifacts] == ["onnxruntime"]
-    assert not litter(tmp_path / "out")
-    assert not (tmp_path / "out" / "artifacts" / "refusing").exists() or not list(
-        (tmp_path / "out" / "artifacts" / "refusing").iterdir()
-    )
+    assert reporting.read(folder).artifacts == finished[1].artifacts
+    assert list((folder / "artifacts" / refusing).iterdir()) == []
 
 
 @pytest.fixture(scope="module")

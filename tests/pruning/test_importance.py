@@ -1,4 +1,4 @@
-"""Every file in rescompress/pruning/importance keeps the contract: a number per channel, whatever the channel's place."""
+"""Every file in rescompress/pruning/importance keeps the contract: a number per channel, wherever it stands."""
 
 import copy
 

@@ -1,5 +1,6 @@
 """A histogram is exact: neither the order nor the batching of what streams by changes a count."""
 
+from itertools import pairwise
 from math import floor
 
 import numpy as np
@@ -34,7 +35,7 @@ def split_streams(draw: st.DrawFn, values: st.SearchStrategy[float]) -> tuple[li
     stream = draw(st.lists(values, min_size=1, max_size=30))
     shuffled = draw(st.permutations(stream))
     cuts = sorted({0, len(stream), *draw(st.lists(st.integers(0, len(stream)), max_size=4))})
-    return stream, [shuffled[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+    return stream, [shuffled[start:end] for start, end in pairwise(cuts)]
 
 
 @given(split_streams(activations))

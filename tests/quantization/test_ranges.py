@@ -73,7 +73,7 @@ def layer(scheme: QuantScheme, weight: Tensor, bias: Tensor) -> tuple[FakeQuanti
     x, w = (fakequant.quantizer_of(traced, site) for site in sites)
     set_activation(x, -1.0, 1.0)
     set_weight(traced, next(node for node in traced.graph.nodes if graph.op_of(node) == "conv"))
-    lowered = dict(fakequant.lower(traced).named_modules())["fakequant.conv_bias_lowered"]
+    lowered = dict(fakequant.lower(traced).named_modules())["fakequant.conv/bias_lowered"]
     return x, w, lowered()
 
 
