@@ -53,19 +53,28 @@ class Histogram:
 
     def _make_room(self) -> None:
         """Widen and move the bins until they cover the extremes."""
-        reach = max(self.high - self.low, abs(self.high), abs(self.low), 1e-30) / BINS
-        width = self.width or 2.0 ** (frexp(reach)[1] - 1)
-        while floor(self.high / width) - floor(self.low / width) >= BINS:
-            width *= 2
+        width = _width(self.low, self.high)
         first = floor(self.low / width)
         if (width, first) == (self.width, self.first):
             return
         if self.width:
-            old = torch.arange(BINS) + self.first
-            places = torch.div(old, round(width / self.width), rounding_mode="floor") - first
+            old = torch.arange(BINS, dtype=torch.float64) + self.first
+            places = (old / (width / self.width)).floor().to(torch.int64) - first
             full = self.counts > 0
             self.counts = torch.bincount(places[full], self.counts[full], minlength=BINS).to(torch.int64)
         self.width, self.first = width, first
+
+
+def _width(low: float, high: float) -> float:
+    """The smallest power of two by which ``BINS`` bins cover the range; it depends on nothing else.
+
+    Bins narrower than the spacing of float32 at the range's larger end would stay empty, so they are not made.
+    """
+    finest = max((high - low) / BINS, max(abs(low), abs(high)) * 2.0**-24, 2.0**-149)
+    width = 2.0 ** (frexp(finest)[1] - 1)
+    while floor(high / width) - floor(low / width) >= BINS:
+        width *= 2
+    return width
 
 
 def calibrate(

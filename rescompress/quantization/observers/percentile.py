@@ -18,7 +18,12 @@ def range_of(histogram: Histogram, *, percent: Annotated[float, Field(gt=50, le=
     cumulative = torch.cat([torch.zeros(1, dtype=torch.float64), histogram.counts.double().cumsum(0)])
     high = _crossing(cumulative, histogram.edges, histogram.total * percent / 100)
     low = _crossing(cumulative, histogram.edges, histogram.total * (1 - percent / 100))
-    return max(low, histogram.low), min(high, histogram.high)
+    return _within(low, histogram), _within(high, histogram)
+
+
+def _within(value: float, histogram: Histogram) -> float:
+    """A place in an outermost bin may lie beyond the extreme itself."""
+    return min(max(value, histogram.low), histogram.high)
 
 
 def _crossing(cumulative: torch.Tensor, edges: torch.Tensor, count: float) -> float:

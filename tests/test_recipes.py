@@ -1,0 +1,42 @@
+"""Every recipe that is shipped can be run: it parses, and its name is its file's."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rescompress import recipe
+
+FILES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+
+
+def test_there_are_recipes_and_all_are_shipped():
+    assert {file.stem for file in FILES} == set(recipe.shipped())
+    assert "digits_resnet20" in recipe.shipped()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_recipe_parses_and_bears_its_files_name(file):
+    job = recipe.read(file)
+    assert job.name == file.stem
+    assert recipe.read(file.stem).digest == job.digest
+    assert recipe.parse(job.filled()).digest == job.digest
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_recipe_says_first_what_it_is_for(file):
+    assert file.read_text("utf-8").startswith("# ")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_recipe_fits_the_schema(file):
+    """The structure only: which keys there may be, at the top and in each stage."""
+    schema, content = recipe.json_schema(), yaml.safe_load(file.read_text("utf-8"))
+    assert set(schema["required"]) <= set(content) <= set(schema["properties"])
+    names, mapping = schema["properties"]["stages"]["items"]["anyOf"]
+    for stage in content.get("stages", ()):
+        if isinstance(stage, str):
+            assert stage in names["enum"]
+        else:
+            ((name, given),) = stage.items()
+            assert set(given) <= set(mapping["properties"][name]["properties"])
