@@ -1,6 +1,7 @@
 """Fixtures for the whole suite; shapes and types in signatures are checked while it runs."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jaxtyping
@@ -8,7 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from rescompress.spec import RunReport
+from rescompress.artifact import SCHEMA, Manifest, write_artifact
+from rescompress.spec import ModelSpec, RunReport
 from tests.jobs import TINY
 
 CHECKED = (
@@ -53,3 +55,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunReport]
 def trained(finished: tuple[Path, RunReport]) -> Path:
     """A checkpoint of a small network that knows most digits."""
     return finished[0] / "stages" / "01-fit.safetensors"
+
+
+@pytest.fixture
+def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Makes artifacts of a backend that only worker processes find, and that meets the fates it is given."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "fakes"))
+
+    def make(spec: ModelSpec, **fates: str) -> Path:
+        def fill(folder: Path) -> str:
+            (folder / "fates.json").write_text(json.dumps(fates))
+            return "fates.json"
+
+        def describe(entry: str, files: dict[str, str]) -> Manifest:
+            return Manifest(SCHEMA, "0", "odd", "00-odd", "fp32", entry, files, spec, "", "", "")
+
+        return write_artifact(tmp_path / "odd", fill, describe).folder
+
+    return make

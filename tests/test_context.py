@@ -43,12 +43,6 @@ def test_a_model_is_its_own_reference() -> None:
     assert (ctx.reference, ctx.seed, ctx.data) == (model, 5, None)
 
 
-def test_data_is_opened_the_way_the_model_sees_it() -> None:
-    model = stock("cifar", "resnet8")
-    ctx = Context.of(model, "digits")
-    assert ctx.images("test").test.read([0]).shape == (1, *models.spec_of(model).input_shape)
-
-
 def test_data_of_other_classes_is_refused() -> None:
     spec = models.spec("cifar", "resnet8", 7)
     with pytest.raises(InputRefused, match="tells 7 classes apart, but toy has 10"):

@@ -42,8 +42,10 @@ def test_names_are_those_of_the_modules(traced: fx.GraphModule) -> None:
     assert "layer2.0.shortcut" in found
 
 
-def test_names_are_the_same_every_time(model: nn.Module, traced: fx.GraphModule) -> None:
-    assert names(capture(model, (3, 32, 32))) == names(traced)
+def test_folding_leaves_all_other_names_as_they_are(traced: fx.GraphModule) -> None:
+    unfolded = [name for name in names(traced) if "bn" not in name and "downsample.1" not in name]
+    folded = [name for name in names(captured("cifar", "resnet8")) if not name.endswith("bias")]
+    assert [name for name in unfolded if not name.endswith("bias")] == folded
 
 
 @pytest.mark.parametrize(("architecture", "size"), [("resnet18", {"side": 64}), ("resnet50", {"classes": 1000})])

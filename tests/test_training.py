@@ -66,7 +66,7 @@ def test_neither_argument_nor_global_generator_is_touched(fresh: nn.Module) -> N
 
 def test_smoothed_labels_make_less_sure(fresh: nn.Module) -> None:
     sharp, smooth = (
-        fit(fresh, context(), schedule=replace(BRIEF, epochs=8), label_smoothing=amount) for amount in (0.0, 0.8)
+        fit(fresh, context(), schedule=replace(BRIEF, epochs=4), label_smoothing=amount) for amount in (0.0, 0.8)
     )
     images = data.normalize(context().images("test").train.read(range(32)), models.spec_of(fresh).preprocessing)
     sure = [float(models.predict(model, [images]).softmax(1).amax(1).mean()) for model in (sharp, smooth)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from rescompress import artifact, checkpoint, data, knobs, metrics, models, progress
+from rescompress import __version__, artifact, checkpoint, data, knobs, metrics, models, progress
 from rescompress.artifact import digest
 from rescompress.context import Context
 from rescompress.cost import total_cost
@@ -65,7 +65,7 @@ def run_stages(job: Recipe, folder: RunFolder, origin: Origin, opened: Data | No
     A stage always starts from the file that the one before it wrote, so that a resumed run gives the same bytes.
     """
     steps = (Step(BASELINE, {}), *job.stages)
-    key = digest([origin.key, opened.fingerprint if opened else None, job.seed])
+    key = digest([__version__, origin.key, opened.fingerprint if opened else None, job.seed])
     rows: list[StageRow] = []
     for index, step in enumerate(steps):
         values = knobs.plain(step.knobs)

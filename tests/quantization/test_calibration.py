@@ -97,6 +97,17 @@ def test_watched_values_are_counted_by_name() -> None:
     assert found["layer3.0.relu_1"].low == 0
 
 
+def test_the_batch_hardly_changes_what_a_network_shows() -> None:
+    """A convolution may sum in another order, so nothing is equal to the bit."""
+    traced = captured("cifar", "resnet8")
+    images = noise(traced, 8)
+    one, other = (calibrate(traced, images.split(size), ["layer1.0.add", "linear"]) for size in (2, 8))
+    for name, made in one.items():
+        assert (made.low, made.high) == pytest.approx((other[name].low, other[name].high), rel=1e-5)
+        assert (made.total, made.width, made.first) == (other[name].total, other[name].width, other[name].first)
+        assert (made.counts - other[name].counts).abs().sum() <= made.total / 1000
+
+
 def test_a_broken_layer_is_named() -> None:
     traced = captured("cifar", "resnet8")
     images = noise(traced)

@@ -1,0 +1,202 @@
+"""An artifact that computes something else than its model is caught, and one that doesn't is not."""
+
+import copy
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from rescompress import checkpoint, fakequant, models, verification
+from rescompress.artifact import open_artifact, write_artifact
+from rescompress.context import Context
+from rescompress.errors import InputRefused, RecipeError
+from rescompress.pipeline import proof
+from rescompress.verification import verify
+
+FLOAT, INT8 = "00-baseline", "05-quantize"
+
+
+@pytest.fixture(scope="module")
+def pairs(finished):
+    """Each artifact of the tiny run with the model that it was exported from."""
+    folder, _ = finished
+    return {
+        label: (folder / "artifacts" / "onnxruntime" / label, checkpoint.load(folder / f"stages/{label}.safetensors"))
+        for label in (FLOAT, INT8)
+    }
+
+
+@pytest.fixture(scope="module")
+def digits(pairs):
+    return Context.of(pairs[FLOAT][1], "digits").data
+
+
+def edited(artifact, folder, change, **manifest):
+    """A copy of an artifact whose ONNX file was changed and whose hashes are right again."""
+    whole = open_artifact(artifact)
+
+    def fill(empty):
+        program = onnx.load(whole.entry)
+        change(program)
+        onnx.save(program, empty / whole.manifest.entry)
+        return whole.manifest.entry
+
+    return write_artifact(folder, fill, lambda entry, files: replace(whole.manifest, files=files, **manifest)).folder
+
+
+def edit_tensor(program, rank, change):
+    """Change the first stored tensor of this rank."""
+    tensor = next(tensor for tensor in program.graph.initializer if len(tensor.dims) == rank)
+    tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor)).copy(), tensor.name))
+
+
+def sabotaged(model, change):
+    """A copy of a model with a change to the named parts."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        change(other)
+    return other
+
+
+def conv(model):
+    return dict(model.named_parameters())["layer2.0.conv1.weight"]
+
+
+def double(model):
+    conv(model).mul_(2)
+
+
+def swap(model):
+    conv(model).copy_(conv(model)[torch.randperm(len(conv(model)), generator=torch.Generator().manual_seed(0))])
+
+
+def wrong_mean(model):
+    model.layer1[0].bn1.running_mean.add_(0.5)
+
+
+def wrong_variance(model):
+    model.layer3[0].bn2.running_var.mul_(4)
+
+
+def lost_bias(model):
+    model.linear.bias.zero_()
+    model.linear.bias[0] = 1
+
+
+@pytest.mark.parametrize("label", [FLOAT, INT8])
+def test_healthy_artifact_is_verified_on_noise(label, pairs):
+    row = verify(*pairs[label], None)
+    assert row.failures == ()
+    assert (row.label, row.backend, row.inputs) == (label, "onnxruntime", "noise")
+    assert row.accuracy is row.reference_accuracy is None
+    assert row.agreement.total == verification.NOISE_IMAGES
+
+
+def test_healthy_artifact_is_verified_on_the_test_split(pairs, digits):
+    row = verify(*pairs[INT8], digits, batch=180)
+    assert row.failures == ()
+    assert row.inputs == "test split"
+    assert row.accuracy.total == row.agreement.total == len(digits.test)
+    assert row.accuracy.percent > 60
+    assert abs(row.accuracy.percent - row.reference_accuracy.percent) < 2
+
+
+def test_float_artifact_is_near_to_the_last_bits(pairs):
+    row = verify(*pairs[FLOAT], None)
+    assert row.max_abs < 1e-4
+    assert row.sqnr_db > 100
+    assert row.agreement.percent == 100
+
+
+@pytest.mark.parametrize("change", [double, swap, wrong_mean, wrong_variance, lost_bias])
+def test_other_weights_are_caught_in_float(change, pairs):
+    artifact, model = pairs[FLOAT]
+    assert verify(artifact, sabotaged(model, change), None).failures
+
+
+@pytest.mark.parametrize("change", [double, swap])
+def test_other_weights_are_caught_in_int8(change, pairs):
+    artifact, model = pairs[INT8]
+    row = verify(artifact, sabotaged(model, change), None)
+    assert "SQNR" in row.failures[0]
+
+
+def test_wrong_scale_is_caught_in_int8(pairs):
+    artifact, model = pairs[INT8]
+
+    def coarser(other):
+        fakequant.quantizer_of(other, fakequant.sites_of(other)[1]).scale.mul_(8)
+
+    assert verify(artifact, sabotaged(model, coarser), None).failures
+
+
+def test_weights_that_changed_in_the_file_are_caught(pairs, tmp_path):
+    artifact, model = pairs[INT8]
+    wrong = edited(artifact, tmp_path / "wrong", lambda program: edit_tensor(program, 4, lambda w: w[::-1]))
+    assert verify(wrong, model, None).failures
+
+
+def test_float_file_in_the_place_of_an_int8_one_is_caught_by_the_audit(pairs, tmp_path):
+    wrong = edited(pairs[FLOAT][0], tmp_path / "wrong", lambda program: None, precision="int8")
+    assert proof.audit(wrong).int8_share("conv").percent == 0
+    assert proof.audit(pairs[INT8][0]).int8_share("conv").percent == 100
+
+
+def test_float_file_in_the_place_of_an_int8_one_is_caught(finished, tmp_path):
+    """It computes nearly the same, yet it is neither small nor fast."""
+    folder, _ = finished
+    fused = checkpoint.load(folder / "stages" / "04-fuse.safetensors")
+    wrong = proof.export_artifact(
+        fused, "onnxruntime", {}, tmp_path / "wrong", label=INT8, source="", source_sha256="", key=""
+    ).folder
+    labelled = edited(wrong, tmp_path / "labelled", lambda program: None, precision="int8")
+    assert verify(labelled, checkpoint.load(folder / "stages" / f"{INT8}.safetensors"), None).failures
+
+
+def test_not_a_number_is_caught(pairs, tmp_path):
+    artifact, model = pairs[FLOAT]
+    wrong = edited(artifact, tmp_path / "wrong", lambda program: edit_tensor(program, 2, lambda w: w * np.nan))
+    row = verify(wrong, model, None)
+    assert "Some logits are NaN or infinite." in row.failures
+
+
+def test_dependence_on_the_batch_is_caught(odd):
+    model = models.build(models.spec("cifar", "resnet8", 4))
+    row = verify(odd(models.spec_of(model)), model, None)
+    assert "An image alone gives other logits than the same image in a batch." in row.failures
+
+
+def test_thresholds_are_knobs(pairs):
+    assert "below 150 dB" in verify(*pairs[INT8], None, min_sqnr_db=150).failures[0]
+    double_ = sabotaged(pairs[FLOAT][1], double)
+    assert verify(pairs[FLOAT][0], double_, None, min_sqnr_db=0, min_agreement=0).failures == ()
+    with pytest.raises(RecipeError):
+        verify(*pairs[FLOAT], None, min_agreement=101)
+
+
+def test_changed_file_is_refused(pairs, tmp_path):
+    folder = shutil.copytree(pairs[FLOAT][0], tmp_path / "changed")
+    with (folder / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(InputRefused, match="was changed"):
+        verify(folder, pairs[FLOAT][1], None)
+
+
+def test_model_of_another_size_is_refused(pairs):
+    other = models.build(models.spec("cifar", "resnet8", 4))
+    with pytest.raises(InputRefused):
+        verify(pairs[FLOAT][0], other, None)
+
+
+def test_sample_images_are_the_first_of_the_test_split_or_seeded_noise(pairs, digits):
+    preprocessing = models.spec_of(pairs[FLOAT][1]).preprocessing
+    noise = verification.sample_images(None, preprocessing, 3)
+    assert (noise.shape, noise.dtype) == ((3, 3, 32, 32), np.float32)
+    np.testing.assert_array_equal(noise, verification.sample_images(None, preprocessing, 3))
+    images = verification.sample_images(digits, preprocessing, 5)
+    assert images.shape == (5, 3, 32, 32)
+    assert not np.array_equal(images[:3], noise)
