@@ -181,7 +181,16 @@ def explained(path: Path) -> Iterator[None]:
             raise ResourceExhausted(
                 f"The disk is full: {path} can't be written.", "Free some space and run again."
             ) from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        if error.errno in (
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.ENOTDIR,
+            errno.EEXIST,
+            errno.EISDIR,
+            errno.ENOENT,
+            errno.ENAMETOOLONG,
+        ):
             raise InputRefused(
                 f"{path} can't be written: {(error.strerror or 'refused').lower()}.", "Choose another folder with -o."
             ) from None

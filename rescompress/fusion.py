@@ -1,7 +1,5 @@
 """Each BatchNorm folds into the convolution before it, so that the runtime never sees it."""
 
-import copy
-
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -21,7 +19,7 @@ def fuse(model: nn.Module, ctx: Context) -> nn.Module:
         model: a float model.
         ctx: not needed by this stage.
     """
-    fused = copy.deepcopy(model).eval()
+    fused = graph.clone(model).eval()
     for conv_name, bn_name in foldable(model):
         conv, bn = fused.get_submodule(conv_name), fused.get_submodule(bn_name)
         assert isinstance(conv, nn.Conv2d)

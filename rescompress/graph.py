@@ -9,12 +9,13 @@ import copy
 import functools
 import warnings
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, export
 
+M = TypeVar("M", bound=nn.Module)
 INPUT = "images"
 _aten = torch.ops.aten
 OPS: dict[Any, str] = {
@@ -56,11 +57,11 @@ def capture(model: nn.Module, input_shape: tuple[int, int, int]) -> fx.GraphModu
     return traced
 
 
-def clone(traced: fx.GraphModule) -> fx.GraphModule:
-    """A deep copy of a captured graph, without the warning that copying PyTorch's own tree specs raises."""
+def clone(model: M) -> M:
+    """A deep copy, without the warning that copying PyTorch's own tree specs in a captured graph raises."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return copy.deepcopy(traced)
+        return copy.deepcopy(model)
 
 
 def is_captured(model: nn.Module) -> bool:

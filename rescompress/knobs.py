@@ -133,6 +133,8 @@ def check(function: Callable[..., Any], values: Mapping[str, Any], where: str) -
         RecipeError: an unknown knob, a value of the wrong type or beyond its limits.
     """
     model = schema(function)
+    if not isinstance(values, Mapping):
+        raise RecipeError(f"{where} takes knobs by name, not {values!r}.", f"Write {where}: {{knob: value}}.")
     try:
         checked = model.model_validate(dict(values))
     except ValidationError as error:

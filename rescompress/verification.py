@@ -13,6 +13,7 @@ from torch import nn
 from rescompress import data, metrics, models, progress
 from rescompress.artifact import open_artifact
 from rescompress.data import Data
+from rescompress.errors import InputRefused
 from rescompress.knobs import checked
 from rescompress.spec import Preprocessing, Proportion, VerificationRow
 from rescompress.worker import Worker
@@ -46,11 +47,16 @@ def verify(
         batch: images per call of the runtime.
 
     Raises:
-        InputRefused: the artifact was changed since it was exported.
+        InputRefused: the artifact was changed since it was exported, or belongs to another model.
         WorkerCrashed: the runtime died.
     """
     manifest = open_artifact(folder).manifest
     ours, theirs, labels, alone = _logits(folder, model, images, batch)
+    if ours.shape != theirs.shape:
+        raise InputRefused(
+            f"The artifact tells {theirs.shape[1]} classes apart, the model {ours.shape[1]}.",
+            "Compare the artifact with the checkpoint that it was exported from.",
+        )
     sqnr, agree = metrics.sqnr_db(ours, theirs), metrics.agreement(ours, theirs)
     least_sqnr = LEAST_SQNR_DB[manifest.precision] if min_sqnr_db is None else min_sqnr_db
     least_agreement = LEAST_AGREEMENT[manifest.precision] if min_agreement is None else min_agreement

@@ -2,6 +2,7 @@
 
 from math import prod
 
+import pytest
 from torch import nn
 
 from rescompress.cost import layer_costs, total_cost
@@ -20,6 +21,7 @@ def test_resnet18_costs_what_torchvision_says() -> None:
     assert cost.macs == (1_814_073_344 - 1000 * 512) * 64**2 / 224**2 + 10 * 512
 
 
+@pytest.mark.slow
 def test_resnet50_costs_what_torchvision_says() -> None:
     model, cost = stock("torchvision", "resnet50", 1000), total_cost(captured("torchvision", "resnet50", 1000))
     assert cost.params + norm_channels(model) == 25_557_032

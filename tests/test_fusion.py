@@ -74,14 +74,19 @@ def test_folding_equals_convolution_then_batch_norm(case: Case) -> None:
 
 
 NETWORKS: dict[str, tuple[tuple[str, str], dict[str, Any]]] = {
+    "cifar resnet8 A": (("cifar", "resnet8"), {}),
+    "cifar resnet8 B": (("cifar", "resnet8"), {"shortcut": "B"}),
+    "torchvision resnet18": (("torchvision", "resnet18"), {"side": 64}),
     "cifar resnet20 A": (("cifar", "resnet20"), {}),
     "cifar resnet20 B": (("cifar", "resnet20"), {"shortcut": "B"}),
-    "torchvision resnet18": (("torchvision", "resnet18"), {"side": 64}),
     "torchvision resnet50": (("torchvision", "resnet50"), {"classes": 1000}),
 }
+LARGE = ("cifar resnet20 A", "cifar resnet20 B", "torchvision resnet50")
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in NETWORKS]
+)
 def test_a_fused_network_answers_like_the_whole_one(name: str) -> None:
     names, arguments = NETWORKS[name]
     whole, folded = (make(*names, **arguments) for make in (stock, fused))

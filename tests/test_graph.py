@@ -48,7 +48,10 @@ def test_folding_leaves_all_other_names_as_they_are(traced: fx.GraphModule) -> N
     assert [name for name in unfolded if not name.endswith("bias")] == folded
 
 
-@pytest.mark.parametrize(("architecture", "size"), [("resnet18", {"side": 64}), ("resnet50", {"classes": 1000})])
+@pytest.mark.parametrize(
+    ("architecture", "size"),
+    [("resnet18", {"side": 64}), pytest.param("resnet50", {"classes": 1000}, marks=pytest.mark.slow)],
+)
 def test_names_are_unique(architecture: str, size: dict[str, int]) -> None:
     found = names(captured("torchvision", architecture, **size))
     assert len(set(found)) == len(found)

@@ -56,13 +56,6 @@ def test_every_folder_of_tests_mirrors_one_of_the_package():
     assert {str(folder) for folder in mirrored if not (ROOT / "rescompress" / folder).is_dir()} == set()
 
 
-def test_every_folder_of_the_package_has_its_tests():
-    folders = {path.parent.relative_to(ROOT / "rescompress") for path in FILES}
-    top = {folder.parts[0] for folder in folders if folder.parts}
-    tested = {path.name for path in (ROOT / "tests").iterdir()}
-    assert {name for name in top if name not in tested and f"test_{name}.py" not in tested} == set()
-
-
 def test_what_the_readme_says_to_make_can_be_made():
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     said = set()

@@ -5,12 +5,10 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import numpy_helper
 
-from rescompress import checkpoint, fakequant, models, verification
+from rescompress import checkpoint, fakequant, graph, models, verification
 from rescompress.artifact import open_artifact, write_artifact
 from rescompress.context import Context
 from rescompress.errors import InputRefused, RecipeError
@@ -37,6 +35,8 @@ def digits(pairs):
 
 def edited(artifact, folder, change, **manifest):
     """A copy of an artifact whose ONNX file was changed and whose hashes are right again."""
+    import onnx
+
     whole = open_artifact(artifact)
 
     def fill(empty):
@@ -50,13 +50,15 @@ def edited(artifact, folder, change, **manifest):
 
 def edit_tensor(program, rank, change):
     """Change the first stored tensor of this rank."""
+    from onnx import numpy_helper
+
     tensor = next(tensor for tensor in program.graph.initializer if len(tensor.dims) == rank)
     tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor)).copy(), tensor.name))
 
 
 def sabotaged(model, change):
     """A copy of a model with a change to the named parts."""
-    other = copy.deepcopy(model)
+    other = graph.clone(model) if graph.is_captured(model) else copy.deepcopy(model)
     with torch.no_grad():
         change(other)
     return other

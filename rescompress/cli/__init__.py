@@ -1,9 +1,9 @@
 """The command line: one verb per function, one flag per knob, one exit code per kind of failure."""
 
-import os
 import sys
 import traceback
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import click
@@ -60,13 +60,20 @@ class Verbs(click.Group):
             formatter.write_dl([(verb, catalog.summary(*where)) for verb, where in VERBS.items()])
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    cls=Verbs,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
 @click.version_option(package_name="rescompress")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Take a trained ResNet through pruning, distillation and INT8 to an artifact that is proven and timed.
 
     Start with: rescompress run digits_resnet20
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main() -> None:
@@ -96,8 +103,6 @@ def guarded(call: Callable[[], Any], arguments: list[str]) -> int:
             INTERRUPTED, "Interrupted", "Interrupted.", "What was finished is kept; run it again to go on.", arguments
         )
         return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except Exception as error:
@@ -110,7 +115,7 @@ def guarded(call: Callable[[], Any], arguments: list[str]) -> int:
 
 def _tell(code: int, kind: str, fact: str, remedy: str, arguments: list[str]) -> None:
     print(f"error: {fact}\n{remedy}", file=sys.stderr)
-    if "json" in arguments or "--format=json" in arguments:
+    if "--format=json" in arguments or ("--format", "json") in pairwise(arguments):
         from rescompress.artifact import to_json
 
         failure = {"schema": "rescompress.error/1", "code": code, "kind": kind, "fact": fact, "remedy": remedy}

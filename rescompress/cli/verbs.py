@@ -1,17 +1,19 @@
 """What each verb does: read flags, call the function, show its result on standard output."""
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from rescompress import catalog, progress, recipe
 from rescompress.cli import VERBS, show
 from rescompress.cli.flags import options, values
 from rescompress.errors import RecipeError
-from rescompress.recipe import Recipe, order
+from rescompress.recipe import order
+from rescompress.recipe.overrides import read_value
 
 Body = Callable[..., None]
 
@@ -29,7 +31,11 @@ def command(verb: str) -> click.Command:
     def call(form: str, debug: bool, **given: Any) -> None:
         progress.quiet = form == "quiet"
         show.form = form
-        body(**given)
+        try:
+            body(**given)
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever read our output has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     summary = catalog.summary(*VERBS[verb])
     return click.Command(verb, params=[*parameters, *common], callback=call, help=summary)
@@ -75,14 +81,14 @@ def _stage(verb: str) -> tuple[Body, list[click.Parameter]]:
         from rescompress import pipeline
 
         steps: list[Any] = [{verb: values(function, given)}]
-        if verb in order.NEEDS and not _is_fused(model):
+        if verb in order.NEEDS:
             steps.insert(0, order.NEEDS[verb])
         job = recipe.parse(
             {
                 "name": verb,
                 "seed": seed,
                 "model": {"checkpoint": model, "family": family, "architecture": architecture, "classes": classes},
-                "data": yaml.safe_load(data) if data else None,
+                "data": read_value(data, "--data") if data else None,
                 "stages": steps,
                 "export": to.split(",") if to else (),
                 "max_accuracy_drop": max_accuracy_drop,
@@ -128,7 +134,7 @@ def _export() -> tuple[Body, list[click.Parameter]]:
             {
                 "name": "export",
                 "model": {"checkpoint": model, "family": family, "architecture": architecture, "classes": classes},
-                "data": yaml.safe_load(data) if data else None,
+                "data": read_value(data, "--data") if data else None,
                 "export": [{name: values(backends.get(name).export, given) or {}} for name in to.split(",")],
                 "benchmark": False,
             }
@@ -263,7 +269,7 @@ def _load(path: str, family: str | None, architecture: str | None, classes: int 
     from rescompress.pipeline.stages import open_origin
 
     choice = {"checkpoint": path, "family": family, "architecture": architecture, "classes": classes}
-    return open_origin(Recipe.model_validate({"name": "inspect", "model": choice})).model
+    return open_origin(recipe.parse({"name": "inspect", "model": choice})).model
 
 
 def _open(text: str | None, spec: Any) -> Any:
@@ -272,15 +278,8 @@ def _open(text: str | None, spec: Any) -> Any:
 
     if text is None:
         return None
-    ((source, filled),) = recipe.DATA.check(yaml.safe_load(text)).items()
+    ((source, filled),) = recipe.DATA.check(read_value(text, "--data")).items()
     return fit_data(data.load(source, spec.preprocessing, **filled), spec)
-
-
-def _is_fused(path: str) -> bool:
-    """Whether a checkpoint has no BatchNorm left to fold."""
-    from rescompress import checkpoint, fusion
-
-    return not fusion.foldable(checkpoint.load(path))
 
 
 def _first_comment(path: Path) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rescompress import catalog
 from rescompress.errors import InputRefused, RecipeError
 from rescompress.graph import evaluating
+from rescompress.knobs import check
 from rescompress.spec import ModelSpec, Preprocessing
 
 PACKAGE = "rescompress.models"
@@ -46,13 +47,14 @@ def spec(name: str, architecture: str, classes: int, **arguments: Any) -> ModelS
     """Describe a stock network with its family's own preprocessing.
 
     Raises:
-        RecipeError: the family doesn't know the architecture.
+        RecipeError: the family doesn't know the architecture, or an argument.
     """
     maker = family(name)
     if architecture not in maker.ARCHITECTURES:
         raise RecipeError(
             f"The family {name} has no '{architecture}'.", catalog.suggest(architecture, maker.ARCHITECTURES)
         )
+    check(maker.build, arguments, name)
     return ModelSpec(name, architecture, classes, maker.PREPROCESSING, arguments)
 
 
@@ -103,7 +105,8 @@ def infer(state: Mapping[str, Tensor]) -> ModelSpec:
         shapes = {maker.rename(key): tuple(t.shape) for key, t in state.items() if not key.endswith(COUNTER)}
         for architecture, arguments in _candidates(maker):
             if shapes == _shapes(maker, architecture, classes, arguments):
-                return ModelSpec(name, architecture, classes, maker.PREPROCESSING, arguments)
+                check(maker.build, arguments, name)
+    return ModelSpec(name, architecture, classes, maker.PREPROCESSING, arguments)
     raise InputRefused(
         "The checkpoint's tensors fit no network that rescompress knows.",
         f"Name it with --family and --architecture; families: {', '.join(catalog.names(PACKAGE))}.",

@@ -1,6 +1,6 @@
 """torchvision's ResNets, ResNeXts and wide ResNets, by torchvision's own names (He et al. 2015, arXiv:1512.03385)."""
 
-from typing import Any, cast
+from typing import cast
 
 from torch import nn
 
@@ -21,11 +21,18 @@ ARCHITECTURES = (
 PREPROCESSING = Preprocessing(resize=256, crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
-def build(architecture: str, classes: int, **arguments: Any) -> nn.Module:
-    """The stock network with random weights; ``arguments`` go to ``torchvision.models.resnet.ResNet``."""
-    torchvision = import_torchvision()
-    model = torchvision.models.get_model(architecture, weights=None, num_classes=classes, **arguments)
-    return cast(nn.Module, model)
+def build(
+    architecture: str, classes: int, *, replace_stride_with_dilation: tuple[bool, bool, bool] = (False, False, False)
+) -> nn.Module:
+    """The stock network with random weights.
+
+    Args:
+        architecture: one of ``ARCHITECTURES``.
+        classes: outputs of the classifier.
+        replace_stride_with_dilation: which of the last three stages keep their resolution and dilate instead.
+    """
+    arguments = {"num_classes": classes, "replace_stride_with_dilation": list(replace_stride_with_dilation)}
+    return cast(nn.Module, import_torchvision().models.get_model(architecture, weights=None, **arguments))
 
 
 def rename(name: str) -> str:

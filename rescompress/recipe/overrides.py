@@ -17,12 +17,25 @@ def override_value(content: dict[str, Any], override: str) -> None:
     here: Any = content
     for part in parents:
         here = _descend(here, part, path)
-    value = yaml.safe_load(text)
+    value = read_value(text, f"--set {path}")
     if isinstance(here, list):
         place = _place(here, last, path)
         here[place] = {last: value} if not last.isdigit() else value
     else:
         here[last] = value
+
+
+def read_value(text: str, where: str) -> Any:
+    """A value as YAML writes it.
+
+    Raises:
+        RecipeError: it is no YAML.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        first = str(error).partition("\n")[0]
+        raise RecipeError(f"{where}: {text!r} is no YAML: {first}.", "Quote it, or close its brackets.") from None
 
 
 def _descend(here: Any, part: str, path: str) -> Any:

@@ -180,7 +180,11 @@ def test_dry_run_tells_the_plan_and_writes_nothing(tmp_path, monkeypatch, say):
         ("stages.1.ratio=0.75", "stage 2: prune", "ratio: 0.75"),
         ("stages.fit.schedule.epochs=3", "stage 1: fit", "epochs: 3"),
         ("stages.fit.schedule.epochs=3", "stage 1: fit", "batch: 16"),
-        ("stages.quantize.observer.percentile.percent=99.5", "stage 5: quantize", "observer: {percentile: {percent: 99.5}}"),
+        (
+            "stages.quantize.observer.percentile.percent=99.5",
+            "stage 5: quantize",
+            "observer: {percentile: {percent: 99.5}}",
+        ),
         ("stages.4.observer=percentile", "stage 5: quantize", "observer: {percentile: "),
         ("stages.3=fuse", "stage 4: fuse", ""),
         ("data.imagefolder.calibration_images=16", "data: ", "calibration_images: 16"),

@@ -22,7 +22,9 @@ SCHEMES["symmetric per tensor"] = replace(
 )
 
 
-@pytest.fixture(params=NETWORKS)
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.slow] if "resnet50" in name else []) for name in NETWORKS]
+)
 def traced(request: pytest.FixtureRequest) -> fx.GraphModule:
     names, arguments = NETWORKS[request.param]
     return captured(*names, **arguments)
