@@ -13,8 +13,9 @@ from torch import nn
 from rescompress import data, models
 from rescompress.context import Context
 from rescompress.errors import GateFailed, RecipeError
+from rescompress.fakequant import sites_of
 from rescompress.training import Schedule, _augment, _rate, fit
-from tests.networks import context, same, snapshot, stock
+from tests.networks import context, quantized, same, snapshot, stock
 
 BRIEF = Schedule(epochs=2, batch=16, augment="none")
 
@@ -95,6 +96,13 @@ def test_training_needs_images(fresh: nn.Module) -> None:
 def test_a_knob_out_of_range_is_refused(fresh: nn.Module, knobs: dict[str, object]) -> None:
     with pytest.raises(RecipeError):
         fit(fresh, context(), **knobs)  # type: ignore[arg-type]
+
+
+def test_a_quantized_network_trains_without_a_warning() -> None:
+    model = quantized("cifar", "resnet8")
+    made = fit(model, context(), schedule=replace(BRIEF, epochs=1, lr=1e-4))
+    assert not equal(made, model)
+    assert sites_of(made) == sites_of(model)
 
 
 def test_a_last_batch_of_one_image_is_survived() -> None:

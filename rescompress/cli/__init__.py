@@ -29,6 +29,8 @@ VERBS = {
 }
 """Each verb and the function that it runs, whose docstring is its help."""
 INTERRUPTED = 130
+printed = False
+"""Whether a document stands on standard output already: a failed check is told in it, and not in a second one."""
 
 
 class Verbs(click.Group):
@@ -88,6 +90,8 @@ def guarded(call: Callable[[], Any], arguments: list[str]) -> int:
         call: what to run.
         arguments: the command line, in which ``--debug`` and ``--format json`` are looked for.
     """
+    global printed
+    printed = False
     try:
         call()
     except RescompressError as error:
@@ -115,7 +119,8 @@ def guarded(call: Callable[[], Any], arguments: list[str]) -> int:
 
 def _tell(code: int, kind: str, fact: str, remedy: str, arguments: list[str]) -> None:
     print(f"error: {fact}\n{remedy}", file=sys.stderr)
-    if "--format=json" in arguments or ("--format", "json") in pairwise(arguments):
+    asked = "--format=json" in arguments or ("--format", "json") in pairwise(arguments)
+    if asked and not printed:
         from rescompress.artifact import to_json
 
         failure = {"schema": "rescompress.error/1", "code": code, "kind": kind, "fact": fact, "remedy": remedy}

@@ -8,6 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from rescompress import cli as command_line
 from rescompress.artifact import to_json
 from rescompress.spec import BenchmarkRow, Cost, LayerCost, RunReport, VerificationRow
 
@@ -18,6 +19,7 @@ PIPE_WIDTH = 160
 
 def document(value: Any) -> None:
     """One JSON document."""
+    command_line.printed = True
     sys.stdout.write(to_json(value).decode())
 
 

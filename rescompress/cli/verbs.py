@@ -221,7 +221,9 @@ def _recipes() -> tuple[Body, list[click.Parameter]]:
     def body(name: str | None) -> None:
         if name is None:
             show.recipes({key: _first_comment(path) for key, path in recipe.shipped().items()})
-        else:
+        elif show.form == "json":
+            show.document(recipe.read(name).filled())
+        elif show.form == "human":
             click.echo(recipe.find(name).read_text("utf-8"), nl=False)
 
     return body, [click.Argument(["name"], required=False)]
@@ -229,7 +231,8 @@ def _recipes() -> tuple[Body, list[click.Parameter]]:
 
 def _schema() -> tuple[Body, list[click.Parameter]]:
     def body() -> None:
-        show.document(recipe.json_schema())
+        if show.form != "quiet":
+            show.document(recipe.json_schema())
 
     return body, []
 

@@ -105,8 +105,7 @@ def infer(state: Mapping[str, Tensor]) -> ModelSpec:
         shapes = {maker.rename(key): tuple(t.shape) for key, t in state.items() if not key.endswith(COUNTER)}
         for architecture, arguments in _candidates(maker):
             if shapes == _shapes(maker, architecture, classes, arguments):
-                check(maker.build, arguments, name)
-    return ModelSpec(name, architecture, classes, maker.PREPROCESSING, arguments)
+                return ModelSpec(name, architecture, classes, maker.PREPROCESSING, arguments)
     raise InputRefused(
         "The checkpoint's tensors fit no network that rescompress knows.",
         f"Name it with --family and --architecture; families: {', '.join(catalog.names(PACKAGE))}.",

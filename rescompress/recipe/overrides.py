@@ -46,8 +46,10 @@ def _descend(here: Any, part: str, path: str) -> Any:
         name = next(iter(here[place]))
         here[place][name] = here[place][name] or {}
         return here[place][name]
-    if not isinstance(here.get(part), (dict, list)):
-        here[part] = {here[part]: {}} if isinstance(here.get(part), str) and part == "data" else {}
+    value = here.get(part)
+    if not isinstance(value, (dict, list)):
+        short = {"model": {"checkpoint": value}, "data": {value: {}}}
+        here[part] = short.get(part, {}) if isinstance(value, str) else {}
     return here[part]
 
 

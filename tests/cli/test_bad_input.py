@@ -112,6 +112,7 @@ def append(folder: Path) -> None:
 SPOILT: dict[str, Callable[[World], object]] = {
     "here": lambda world: world.folder,
     "trained": lambda world: world.trained,
+    "fused": lambda world: world.run / "stages" / "04-fuse.safetensors",
     "artifact": lambda world: world.artifact,
     "run": lambda world: world.run,
     "file": lambda world: world.text("file", "a"),
@@ -233,7 +234,7 @@ LINES: dict[str, tuple[int, str, str]] = {
     "no such root": (4, "no folder", "quantize {trained} --data '{no_root}'"),
     "empty root": (4, "no folder train", "quantize {trained} --data '{empty_root}'"),
     "empty class": (4, "holds no image", "quantize {trained} --data '{no_pictures}'"),
-    "too few images": (4, "at least 16 images", "quantize {trained} --data '{few_pictures}'"),
+    "too few images": (4, "at least 16 images", "quantize {fused} --data '{few_pictures}'"),
     "file in the place of the folder": (4, "can't be written", "prune {trained} -o {file}"),
     "file in the place of its parent": (4, "can't be written", "prune {trained} -o {file}/out"),
     "place that the system forbids": (4, "can't be written", "prune {trained} -o /proc/rescompress"),

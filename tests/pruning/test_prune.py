@@ -1,21 +1,21 @@
 """Pruning is exact: the smaller network answers like the whole one with the same channels silenced."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from rescompress import models, progress
 from rescompress.context import Context
-from rescompress.errors import RecipeError
+from rescompress.errors import InputRefused, RecipeError
 from rescompress.layers import PadShortcut
 from rescompress.pruning import Cut, Group, cut_channels, find_groups, prune
-from tests.networks import fused, noise, same, snapshot, stock
+from tests.networks import custom, fused, noise, quantized, same, snapshot, stock
 
 SMALL = {
     "cifar resnet8 A": lambda: stock("cifar", "resnet8"),
@@ -141,6 +141,23 @@ def test_a_grouped_convolution_keeps_its_channels_and_is_named() -> None:
             assert sum(name in note for note in notes) == 1
     assert pruned.layer4[2].conv3.out_channels == whole.layer4[2].conv3.out_channels // 2
     assert models.predict(pruned, [noise(whole)]).shape == (2, 10)
+
+
+class Depthwise(nn.Module):
+    """Every channel of it is tied to a grouped convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 6, 3, groups=3), nn.Linear(6, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear(self.conv(images).mean((2, 3)))
+
+
+@pytest.mark.parametrize("make", [lambda: custom(Depthwise()), lambda: quantized("cifar", "resnet8")])
+def test_a_network_without_channels_to_cut_is_refused(make: Callable[[], nn.Module]) -> None:
+    with pytest.raises(InputRefused, match="No channel of this model can be cut"):
+        prune(make(), Context())
 
 
 def test_prune_keeps_the_best_channels_of_each_group() -> None:
