@@ -81,10 +81,14 @@ def open_artifact(folder: Path) -> Artifact:
     remedy = "Export the model again, or point to the folder that holds manifest.json."
     try:
         manifest = TypeAdapter(Manifest).validate_json((folder / MANIFEST).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise InputRefused(f"{folder} is not an artifact: it has no {MANIFEST}.", remedy) from None
     except ValidationError as error:
         raise InputRefused(f"{folder / MANIFEST} can't be read: {error.errors()[0]['msg']}.", remedy) from None
+    if manifest.schema != SCHEMA:
+        raise InputRefused(f"{folder} has the schema {manifest.schema}, not {SCHEMA}.", "Update rescompress.")
+    if manifest.entry not in manifest.files:
+        raise InputRefused(f"The manifest of {folder} doesn't list the file that it would load.", remedy)
     for name, expected in manifest.files.items():
         path = folder / name
         if Path(name).name != name or not path.is_file() or sha256_of(path) != expected:
@@ -177,7 +181,7 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ResourceExhausted(
                 f"The disk is full: {path} can't be written.", "Free some space and run again."
             ) from None

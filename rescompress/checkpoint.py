@@ -13,16 +13,18 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor, fx, nn
 
 from rescompress import artifact, fakequant, graph, models
-from rescompress.errors import InputRefused
+from rescompress.errors import InputRefused, RecipeError
 from rescompress.layers import PadShortcut, keep_channels
 from rescompress.spec import ModelSpec
 
 FORMAT = "rescompress.checkpoint/1"
 KEY = "rescompress"
+WIDEST = 1_000_000
+"""Bound on classes, crop and channels, so that a lying description can't ask for all memory."""
 SHIPPED = Path(__file__).parent / "weights"
 
 
@@ -56,7 +58,7 @@ def save(model: nn.Module, path: Path | str) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {KEY: json.dumps(asdict(described), sort_keys=True)}
     with artifact.writing(Path(path)) as temporary:
-        save_file(state, temporary, metadata)
+        temporary.write_bytes(serialize(state, metadata))
 
 
 def load(path: Path | str, spec: ModelSpec | None = None) -> nn.Module:
@@ -86,20 +88,32 @@ def load(path: Path | str, spec: ModelSpec | None = None) -> nn.Module:
         described.spec.classes,
     ):
         raise InputRefused(f"{path} holds {described.spec}, not {spec}.", "Leave the architecture out, or correct it.")
-    return _fill(path, rebuild(described), state)
+    try:
+        model = rebuild(described)
+    except (RecipeError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        first = str(error).partition("\n")[0].rstrip(".")
+        raise InputRefused(
+            f"{path} describes a network that can't be built: {first[:200]}.", "Compress the model again."
+        ) from None
+    return _fill(path, model, state)
 
 
 def rebuild(described: Description) -> nn.Module:
     """The stock network cut to shape, with weights yet to be loaded."""
-    model = models.build(described.spec)
+    spec = described.spec
+    models.spec(spec.family, spec.architecture, spec.classes, **spec.arguments)
+    widths = [spec.classes, spec.preprocessing.crop, *(site.channels or 1 for site in described.sites)]
+    if not all(0 < width <= WIDEST for width in widths):
+        raise ValueError("a width that no network has")
+    model = models.build(spec)
     for edit in described.edits:
         _apply(model, edit)
     if not described.sites:
         return model.eval()
-    traced = graph.capture(model, described.spec.input_shape)
+    traced = graph.capture(model, spec.input_shape)
     fakequant.insert(traced, described.sites)
     traced.meta["edits"] = described.edits
-    return models.describe(traced, described.spec)
+    return models.describe(traced, spec)
 
 
 def edits(model: nn.Module) -> tuple[Edit, ...]:

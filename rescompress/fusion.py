@@ -1,5 +1,7 @@
 """Each BatchNorm folds into the convolution before it, so that the runtime never sees it."""
 
+from collections import Counter
+
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -44,20 +46,26 @@ def fold(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> None:
 
 
 def foldable(model: nn.Module) -> list[tuple[str, str]]:
-    """Names of each convolution and the BatchNorm that alone reads its output."""
+    """Names of each convolution and the BatchNorm that alone reads its output; a module that runs twice is left out."""
     traced = graph.capture(model, models.spec_of(model).input_shape)
+    modules = dict(model.named_modules())
+    norms = [node for node in traced.graph.nodes if graph.op_of(node) == "batch_norm"]
+    runs = Counter(_owner(norm, 3) for norm in norms)
+    runs += Counter(_owner(node, 1) for node in traced.graph.nodes if graph.op_of(node) == "conv")
     pairs = []
-    for node in traced.graph.nodes:
-        if graph.op_of(node) == "batch_norm" and isinstance(node.args[0], fx.Node):
-            conv = node.args[0]
-            module = dict(model.named_modules()).get(_owner(node))
-            if graph.op_of(conv) == "conv" and len(conv.users) == 1 and type(module) is nn.BatchNorm2d:
-                pairs.append((graph.name_of(conv), _owner(node)))
+    for norm in norms:
+        conv = norm.args[0]
+        if not isinstance(conv, fx.Node) or graph.op_of(conv) != "conv" or len(conv.users) > 1:
+            continue
+        pair = (_owner(conv, 1), _owner(norm, 3))
+        once = all(runs[name] == 1 for name in pair)
+        if once and isinstance(modules.get(pair[0]), nn.Conv2d) and type(modules.get(pair[1])) is nn.BatchNorm2d:
+            pairs.append(pair)
     return pairs
 
 
-def _owner(node: fx.Node) -> str:
-    """Name of the BatchNorm module that a batch_norm node runs, read off its running mean."""
-    running_mean = node.args[3]
-    assert isinstance(running_mean, fx.Node)
-    return str(running_mean.target).rpartition(".")[0]
+def _owner(node: fx.Node, place: int) -> str:
+    """Name of the module that a node runs, read off the tensor of its that stands at this place."""
+    tensor = node.args[place]
+    assert isinstance(tensor, fx.Node)
+    return str(tensor.target).rpartition(".")[0]

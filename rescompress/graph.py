@@ -125,19 +125,22 @@ def _flexible(size: fx.Node, argument: fx.Node) -> fx.node.Argument:
 
 
 def _name_values(graph: fx.Graph, leaves: set[str]) -> None:
-    taken: dict[str, int] = {}
+    taken: set[str] = set()
     for node in graph.nodes:
         if node.op == "placeholder":
             name = INPUT
         elif node.op == "get_attr":
             name = str(node.target)
         elif node.op == "call_function":
-            name = _name_call(node, leaves)
+            stem, count = _name_call(node, leaves), 0
+            name = stem
+            while name in taken:
+                count += 1
+                name = f"{stem}_{count}"
         else:
             continue
-        count = taken.get(name, 0)
-        taken[name] = count + 1
-        node.meta["value_name"] = f"{name}_{count}" if count and node.op == "call_function" else name
+        taken.add(name)
+        node.meta["value_name"] = name
 
 
 def _name_call(node: fx.Node, leaves: set[str]) -> str:

@@ -44,7 +44,9 @@ class PadShortcut(nn.Module):
     def connect(self, in_channels: int, sources: Sequence[int]) -> None:
         """Set which input channel each output channel copies."""
         self.in_channels, self.sources = in_channels, tuple(sources)
+        old = self._buffers.get("weight")
         weight = torch.zeros(len(self.sources), in_channels, 1, 1)
+        weight = weight if old is None else weight.to(old)
         for j, source in enumerate(self.sources):
             if source >= 0:
                 weight[j, source] = 1
@@ -101,5 +103,7 @@ def _keep(layer: nn.Module, name: str, dim: int, places: Sequence[int]) -> None:
     tensor = getattr(layer, name)
     if tensor is None:
         return
-    kept = tensor.detach().index_select(dim, torch.as_tensor(places, dtype=torch.int64)).contiguous()
+    kept = (
+        tensor.detach().index_select(dim, torch.as_tensor(places, dtype=torch.int64, device=tensor.device)).contiguous()
+    )
     setattr(layer, name, nn.Parameter(kept, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else kept)

@@ -1,6 +1,5 @@
 """The only training loop: fine-tuning, distillation and QAT are the same loop with other losses."""
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import cos, pi
@@ -12,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
-from rescompress import data, models, progress
+from rescompress import data, graph, models, progress
 from rescompress.context import Context
 from rescompress.data import Split
 from rescompress.errors import GateFailed
@@ -89,9 +88,9 @@ def train(model: nn.Module, ctx: Context, schedule: Schedule, loss: Loss, purpos
     """
     images = ctx.images(purpose)
     preprocessing = models.spec_of(model).preprocessing
-    student = _in_format(copy.deepcopy(model).to(ctx.device), torch.channels_last).train()
+    student = _in_format(graph.clone(model).to(ctx.device), torch.channels_last).train()
     optimizer = _optimizer(student, schedule)
-    steps = schedule.epochs * -(-len(images.train) // schedule.batch)
+    steps = schedule.epochs * len(_batches(torch.arange(len(images.train)), schedule.batch))
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, schedule.warmup))
     source = _epochs(images.train, preprocessing, schedule, ctx.generator(purpose))
     for batch, labels in progress.track(source, purpose, steps):
@@ -102,6 +101,7 @@ def train(model: nn.Module, ctx: Context, schedule: Schedule, loss: Loss, purpos
         torch.autograd.backward(value)
         optimizer.step()
         rate.step()
+    optimizer.zero_grad(set_to_none=True)
     return _in_format(student.cpu(), torch.contiguous_format).eval()
 
 
@@ -131,9 +131,17 @@ def _epochs(
     """Shuffled, augmented and normalized batches of every epoch."""
     for _ in range(schedule.epochs):
         order = torch.randperm(len(split), generator=generator)
-        for chosen in torch.split(order, schedule.batch):
+        for chosen in _batches(order, schedule.batch):
             pixels = _augment(split.read(chosen.tolist()), schedule.augment, generator)
             yield data.normalize(pixels, preprocessing), split.labels[chosen]
+
+
+def _batches(order: Int[Tensor, " n"], size: int) -> list[Int[Tensor, " _"]]:
+    """Batches of so many; a single image left over joins the one before, for BatchNorm can't train on it."""
+    batches = list(torch.split(order, size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
 
 
 def _augment(images: UInt8[Tensor, "b 3 h w"], kind: str, generator: torch.Generator) -> UInt8[Tensor, "b 3 h w"]:

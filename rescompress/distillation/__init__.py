@@ -7,10 +7,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from rescompress import checkpoint, models
+from rescompress import checkpoint, graph, models
 from rescompress.context import Context, fit_data
 from rescompress.errors import RecipeError
-from rescompress.graph import evaluating
 from rescompress.knobs import Choice, Folder, checked
 from rescompress.training import DEFAULT_SCHEDULE, Schedule, train
 
@@ -43,11 +42,11 @@ def distill(
     if guide is None:
         raise RecipeError("distill has no teacher.", "Give one with teacher:, or a context with a reference model.")
     fit_data(ctx.images("distill"), models.spec_of(guide))
-    guide = guide.to(ctx.device)
+    guide = graph.clone(guide).to(ctx.device)
     imitate = LOSSES.bind(loss)
 
     def from_teacher(student: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        with torch.no_grad(), evaluating(guide):
+        with torch.no_grad(), graph.evaluating(guide):
             answer = guide(images)
         value: Tensor = imitate(student(images), answer, labels)
         return value

@@ -1,6 +1,5 @@
 """Dependency groups: which channels of which layers can only leave together."""
 
-import copy
 import gc
 import warnings
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rescompress.graph import clone
 from rescompress.layers import PadShortcut
 
 Side = Literal["inputs", "outputs"]
@@ -73,7 +73,7 @@ def find_groups(model: nn.Module, input_shape: tuple[int, int, int]) -> tuple[tu
 
 def _without_shortcuts(model: nn.Module) -> nn.Module:
     """A copy in which each padded shortcut is a convolution: like one, it ties no input to an output channel."""
-    twin = copy.deepcopy(model).eval().cpu()
+    twin = clone(model).eval().cpu()
     for parameter in twin.parameters():
         parameter.requires_grad_(True)
     for name, module in list(twin.named_modules()):

@@ -1,10 +1,10 @@
 """Cut channels out of every layer of a group, in a copy of the model."""
 
-import copy
 from collections.abc import Sequence
 
 from torch import nn
 
+from rescompress.graph import clone
 from rescompress.layers import keep_channels
 from rescompress.pruning.plan import Cut
 
@@ -14,7 +14,7 @@ def cut_channels(model: nn.Module, cuts: Sequence[Cut]) -> nn.Module:
 
     Its outputs equal those of the whole model with the other channels' activations set to zero.
     """
-    pruned = copy.deepcopy(model)
+    pruned = clone(model)
     for cut in cuts:
         for member in cut.group.members:
             places = [place for channel in cut.kept for place in member.places[channel]]

@@ -1,6 +1,5 @@
 """Post-training quantization to INT8: one calibration, then ranges and placement for one runtime's scheme."""
 
-import copy
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -52,14 +51,15 @@ def quantize(
         RecipeError: there are no images.
     """
     spec = models.spec_of(model)
+    images = _images(ctx, model, calibration_images, batch)
     if fakequant.sites_of(model):
         raise InputRefused("The model is quantized already.", "Start from the float model.")
-    traced = graph.capture(copy.deepcopy(model).eval().cpu(), spec.input_shape)
+    traced = graph.capture(graph.clone(model).eval().cpu(), spec.input_shape)
     if any(graph.op_of(node) == "batch_norm" for node in traced.graph.nodes):
         raise InputRefused("The model still has BatchNorms of its own.", "Run fuse before quantize.")
     sites = place(traced, backends.get(runtime).SCHEME)
     watched = {site.quantizer for site in sites if not site.is_weight}
-    histograms = calibrate(traced, _images(ctx, model, calibration_images, batch), watched)
+    histograms = calibrate(traced, images, watched)
     range_of = OBSERVERS.bind(observer)
     traced.meta["edits"] = checkpoint.edits(model)
     fakequant.insert(traced, sites)
@@ -72,7 +72,8 @@ def quantize(
     return models.describe(traced, spec)
 
 
-def _images(ctx: Context, model: nn.Module, count: int, batch: int) -> Iterator[Float[Tensor, "b 3 h w"]]:
+def _images(ctx: Context, model: nn.Module, count: int, batch: int) -> Iterator[Float[Tensor, "_ 3 h w"]]:
+    """Calibration images behind a progress bar; whether there are enough is found out at once."""
     split = ctx.images("quantize").calibration
     if len(split) < FEWEST_IMAGES:
         raise InputRefused(
@@ -81,5 +82,4 @@ def _images(ctx: Context, model: nn.Module, count: int, batch: int) -> Iterator[
         )
     count = min(count, len(split))
     steps = data.batches(split, models.spec_of(model).preprocessing, batch, count)
-    for images, _ in progress.track(steps, "calibrate", -(-count // batch)):
-        yield images
+    return (images for images, _ in progress.track(steps, "calibrate", -(-count // batch)))

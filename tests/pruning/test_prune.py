@@ -154,7 +154,9 @@ class Depthwise(nn.Module):
         return self.linear(self.conv(images).mean((2, 3)))
 
 
-@pytest.mark.parametrize("make", [lambda: custom(Depthwise()), lambda: quantized("cifar", "resnet8")])
+@pytest.mark.parametrize(
+    "make", [lambda: custom(Depthwise()), lambda: quantized("cifar", "resnet8")], ids=["grouped", "quantized"]
+)
 def test_a_network_without_channels_to_cut_is_refused(make: Callable[[], nn.Module]) -> None:
     with pytest.raises(InputRefused, match="No channel of this model can be cut"):
         prune(make(), Context())
