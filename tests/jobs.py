@@ -54,7 +54,7 @@ def start(*arguments: Any, folder: Path | None = None, path: Path | None = None,
     """
     environment = {**os.environ, **variables}
     if path is not None:
-        environment["PYTHONPATH"] = os.pathsep.join([str(path), environment.get("PYTHONPATH", "")])
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(path), environment.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, "-m", "rescompress", *map(str, arguments)],
         cwd=folder,

@@ -1,6 +1,5 @@
 """A session in a process of its own: whatever happens in there, the parent gets an answer or one of our errors."""
 
-import os
 import subprocess
 import sys
 import time
@@ -129,12 +128,8 @@ with Worker(Path({str(odd(SPEC))!r})) as session:
 """
     child = int(subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).stdout)
     for _ in range(500):
-        try:
-            os.kill(child, 0)
-        except ProcessLookupError:
+        state = subprocess.run(["ps", "-o", "stat=", "-p", str(child)], capture_output=True, text=True).stdout.strip()
+        if not state or state.startswith("Z"):
             return
-        with open(f"/proc/{child}/stat") as stat:
-            if stat.read().rpartition(")")[2].split()[0] == "Z":
-                return
         time.sleep(0.01)
     pytest.fail("the worker outlived its parent")
