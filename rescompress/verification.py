@@ -7,15 +7,15 @@ from typing import Annotated
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 from torch import nn
 
-from rescompress import data, metrics, models, progress
+from rescompress import data, fakequant, metrics, models, progress
 from rescompress.artifact import open_artifact
 from rescompress.data import Data
 from rescompress.errors import InputRefused
 from rescompress.knobs import checked
-from rescompress.spec import Preprocessing, Proportion, VerificationRow
+from rescompress.spec import PrecisionReport, Preprocessing, Proportion, VerificationRow
 from rescompress.worker import Worker
 
 Array = NDArray[np.float32]
@@ -69,6 +69,7 @@ def verify(
         failures.append(f"Top-1 agrees with eager on {agree.percent:.2f} % of the images, below {least_agreement:g} %.")
     if metrics.sqnr_db(theirs[:1], alone) < least_sqnr:
         failures.append("An image alone gives other logits than the same image in a batch.")
+    failures += _silent_floats(folder, model)
     return VerificationRow(
         label=manifest.label,
         backend=manifest.backend,
@@ -80,6 +81,12 @@ def verify(
         agreement=agree,
         failures=tuple(failures),
     )
+
+
+def audit(folder: Path) -> PrecisionReport:
+    """What precision an artifact's layers really have, found out in a fresh process."""
+    with Worker(folder) as worker:
+        return TypeAdapter(PrecisionReport).validate_python(worker.audit())
 
 
 def sample_images(images: Data | None, preprocessing: Preprocessing, count: int) -> Array:
@@ -104,6 +111,18 @@ def _logits(folder: Path, model: nn.Module, images: Data | None, batch: int) -> 
             labels.extend(targets)
     assert alone is not None
     return np.concatenate(ours), np.concatenate(theirs), labels, alone
+
+
+def _silent_floats(folder: Path, model: nn.Module) -> list[str]:
+    """A sentence if layers whose weights are INT8 in the model run in something else in the runtime."""
+    wanted = {site.value.removesuffix(".weight") for site in fakequant.sites_of(model) if site.is_weight}
+    if not wanted:
+        return []
+    built = {layer.layer: layer.precision for layer in audit(folder).layers}
+    silent = sorted(name for name in wanted if built.get(name) != "int8")
+    if not silent:
+        return []
+    return [f"{len(silent)} of {len(wanted)} layers should run in INT8 and don't, the first of them {silent[0]}."]
 
 
 def _batches(

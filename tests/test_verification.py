@@ -12,7 +12,6 @@ from rescompress import checkpoint, fakequant, graph, models, verification
 from rescompress.artifact import open_artifact, write_artifact
 from rescompress.context import Context
 from rescompress.errors import InputRefused, RecipeError
-from rescompress.pipeline import proof
 from rescompress.verification import verify
 
 FLOAT, INT8 = "00-baseline", "05-quantize"
@@ -145,8 +144,8 @@ def test_weights_that_changed_in_the_file_are_caught(pairs, tmp_path):
 def test_float_file_in_the_place_of_an_int8_one_is_caught(pairs, tmp_path):
     """The audit sees it for certain; the logits show it as far as INT8 makes a difference."""
     wrong = edited(pairs[FLOAT][0], tmp_path / "wrong", lambda program: None, precision="int8")
-    assert proof.audit(wrong).int8_share("conv").percent == 0
-    assert proof.audit(pairs[INT8][0]).int8_share("conv").percent == 100
+    assert verification.audit(wrong).int8_share("conv").percent == 0
+    assert verification.audit(pairs[INT8][0]).int8_share("conv").percent == 100
     assert verify(wrong, pairs[INT8][1], None).failures
 
 

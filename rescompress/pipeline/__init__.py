@@ -16,7 +16,7 @@ from rescompress.pipeline import proof
 from rescompress.pipeline.folder import RunFolder
 from rescompress.pipeline.stages import Origin, open_origin, run_stages
 from rescompress.recipe import Recipe
-from rescompress.spec import REPORT_SCHEMA, ArtifactRow, GateRow, RunReport
+from rescompress.spec import REPORT_SCHEMA, ArtifactRow, GateRow, RunReport, StageRow
 
 __all__ = ["export", "plan", "run"]
 
@@ -69,7 +69,7 @@ def run(
             stages=stages,
             artifacts=artifacts,
             benchmark=timed,
-            gate=_gate(job, artifacts),
+            gate=_gate(job, stages, artifacts),
             environment=environment,
         )
         reporting.write(report, folder.path)
@@ -117,20 +117,22 @@ def _open_data(job: Recipe, origin: Origin) -> Data | None:
     return fit_data(data.load(source, origin.spec.preprocessing, **filled), origin.spec)
 
 
-def _gate(job: Recipe, artifacts: Sequence[ArtifactRow]) -> GateRow | None:
-    """Accuracy of the last stage's artifacts against the baseline's, each in its own runtime."""
-    if job.max_accuracy_drop is None or not artifacts:
+def _gate(job: Recipe, stages: Sequence[StageRow], artifacts: Sequence[ArtifactRow]) -> GateRow | None:
+    """Accuracy of the last stage against the baseline, in each runtime; in eager PyTorch if nothing was exported."""
+    if job.max_accuracy_drop is None:
         return None
-    drops, reasons = [], []
-    for row in artifacts:
-        base = next(other for other in artifacts if other.backend == row.backend)
-        if row.label != artifacts[-1].label or row.verification.accuracy is None or base.verification.accuracy is None:
-            continue
-        drop = base.verification.accuracy.percent - row.verification.accuracy.percent
-        drops.append(drop)
-        if drop > job.max_accuracy_drop:
-            reasons.append(f"{row.backend} lost {drop:.2f} points of top-1; {job.max_accuracy_drop:g} are allowed.")
-    return GateRow(job.max_accuracy_drop, max(drops, default=None), not reasons, tuple(reasons))
+    pairs = [("eager PyTorch", stages[0].accuracy, stages[-1].accuracy)]
+    if artifacts:
+        of_last = [row for row in artifacts if row.label == artifacts[-1].label]
+        first = {row.backend: row.verification.accuracy for row in reversed(artifacts)}
+        pairs = [(row.backend, first[row.backend], row.verification.accuracy) for row in of_last]
+    drops = {name: base.percent - last.percent for name, base, last in pairs if base and last}
+    reasons = [
+        f"{name} lost {drop:.2f} points of top-1; {job.max_accuracy_drop:g} are allowed."
+        for name, drop in drops.items()
+        if drop > job.max_accuracy_drop
+    ]
+    return GateRow(job.max_accuracy_drop, max(drops.values(), default=None), not reasons, tuple(reasons))
 
 
 def _pass(report: RunReport, folder: Path, failed: Sequence[str]) -> None:

@@ -93,7 +93,10 @@ class RunFolder:
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
 
     def _clear_litter(self) -> None:
-        for litter in (*self.path.glob("stages/.*"), *self.path.glob("rows/.*"), *self.path.glob("artifacts/*/.*")):
+        own = [f".{name}.*" for name in ("recipe.yaml", "environment.json", "report.html", "report.md", "report.json")]
+        for litter in (
+            found for place in ("stages/.*", "rows/.*", "artifacts/*/.*", *own) for found in self.path.glob(place)
+        ):
             shutil.rmtree(litter) if litter.is_dir() else litter.unlink()
 
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
 from torch import nn
 
 from rescompress import __version__, artifact, backends, fakequant, knobs, models, progress
@@ -16,9 +15,8 @@ from rescompress.errors import InputRefused, RescompressError
 from rescompress.pipeline.folder import RunFolder
 from rescompress.pipeline.stages import load_stage
 from rescompress.recipe import Recipe
-from rescompress.spec import ArtifactRow, BenchmarkRow, Environment, PrecisionReport, StageRow
-from rescompress.verification import sample_images, verify
-from rescompress.worker import Worker
+from rescompress.spec import ArtifactRow, BenchmarkRow, Environment, StageRow
+from rescompress.verification import audit, sample_images, verify
 
 RING = 64
 RAW = "latency-ns.json"
@@ -68,12 +66,6 @@ def export_artifact(
     return artifact.write_artifact(folder, fill, describe)
 
 
-def audit(folder: Path) -> PrecisionReport:
-    """What precision an artifact's layers really have, found out in a fresh process."""
-    with Worker(folder) as worker:
-        return TypeAdapter(PrecisionReport).validate_python(worker.audit())
-
-
 def time(
     job: Recipe, folder: RunFolder, rows: Sequence[ArtifactRow], opened: Data | None, environment: Environment
 ) -> BenchmarkRow | None:
@@ -99,7 +91,7 @@ def _prove_one(
     place = folder.artifacts / backend / stage.label
     versions = backends.get(backend).versions()
     key = digest([stage.sha256, backend, knobs.plain(filled), versions, __version__])
-    built = _existing(place, key)
+    built, model = _existing(place, key), None
     if built is None:
         progress.note(f"export {stage.label} to {backend}")
         source = f"../../../stages/{stage.checkpoint}"
@@ -118,7 +110,7 @@ def _prove_one(
             sha256=built.sha256,
             size_bytes=built.size_bytes,
             precision=audit(place),
-            verification=verify(place, load_stage(folder, stage), opened, **job.verify),
+            verification=verify(place, model or load_stage(folder, stage), opened, **job.verify),
         )
         folder.keep_row(name, row_key, row)
     return row

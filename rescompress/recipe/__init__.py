@@ -169,9 +169,12 @@ def parse(content: Mapping[str, Any]) -> Recipe:
         RecipeError: a key or value of it is wrong.
     """
     try:
-        return Recipe.model_validate(dict(content))
+        job = Recipe.model_validate(dict(content))
     except ValidationError as error:
         raise knobs.explain(error, "The recipe", tuple(Recipe.model_fields)) from None
+    if job.max_accuracy_drop is not None and job.data is None:
+        raise RecipeError("max_accuracy_drop needs labelled images.", "Name a data source with --data, or data: in it.")
+    return job
 
 
 def json_schema() -> dict[str, Any]:

@@ -16,7 +16,7 @@ FAKES = Path(__file__).parent / "fakes"
 MODEL = ModelSpec("fake", "none", 10, Preprocessing(8, 8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def fake_backends():
     """Worker processes inherit the environment, and Python imports ``sitecustomize`` when it starts."""
     root = Path(rescompress.backends.__file__).parents[2]
@@ -25,7 +25,7 @@ def fake_backends():
         yield
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def spinning(fake_backends, tmp_path_factory) -> Callable[..., Path]:
     """Make an artifact whose query takes so many milliseconds, and that may meet some fate."""
 

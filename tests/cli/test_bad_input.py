@@ -246,7 +246,7 @@ LINES: dict[str, tuple[int, str, str]] = {
     "changed artifact": (4, "was changed", "verify {changed} --reference {trained}"),
     "changed artifact to time": (4, "was changed", "benchmark {artifact} {changed}"),
     "artifact without its file": (4, "missing", "verify {without_file}"),
-    "artifact with files elsewhere": (4, "missing or was changed", "benchmark {files_elsewhere}"),
+    "artifact with files elsewhere": (4, "list the file", "benchmark {files_elsewhere}"),
     "artifact with a broken manifest": (4, "can't be read", "verify {broken_manifest}"),
     "artifact with a bare manifest": (4, "can't be read", "verify {bare_manifest}"),
     "artifact of an unknown backend": (2, "no 'abacus'", "verify {unknown_backend} --reference {trained}"),
