@@ -19,10 +19,7 @@ check: $(READY)  ## style, types, floors
 	$(BIN)/lint-imports
 
 cover: $(READY)  ## the tests with coverage, at least 90 %
-	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest $(PYTEST)
-	$(BIN)/python -m coverage combine --quiet
-	$(BIN)/python -m coverage report --skip-covered
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(PYTEST)
 
 weights: $(READY)  ## train the shipped digits model again
 	$(BIN)/rescompress run recipes/train_digits_resnet20.yaml -o runs/weights

@@ -22,6 +22,13 @@ KILLS = (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one folder go to one process, so that its long runs are made once."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("pipeline"))
+
+
 @dataclass
 class Survivor:
     """What was seen on the way, one entry per kill; ``log`` is what the hooks of all its processes wrote."""
