@@ -1,5 +1,6 @@
 """Decoding safely, and resizing and cropping exactly as torchvision does."""
 
+import importlib
 import io
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from rescompress.data import _images
 from rescompress.data._images import decode, fit
 from rescompress.errors import InputRefused
+from rescompress.models._torchvision_import import import_torchvision
 from rescompress.spec import Preprocessing
 
 
@@ -25,7 +27,8 @@ def saved(image: Image.Image, path: Path, **options: object) -> Path:
 
 @pytest.mark.parametrize(("height", "width"), [(37, 53), (53, 37), (40, 40), (31, 100), (8, 9)])
 def test_resize_and_crop_are_torchvisions(height: int, width: int) -> None:
-    transforms = pytest.importorskip("torchvision.transforms", exc_type=RuntimeError)
+    import_torchvision()
+    transforms = importlib.import_module("torchvision.transforms")
     image = noise(height, width)
     theirs = transforms.Compose([transforms.Resize(36), transforms.CenterCrop(31), transforms.PILToTensor()])
     assert torch.equal(fit(image, Preprocessing(36, 31, (0, 0, 0), (1, 1, 1))), theirs(image))
