@@ -23,7 +23,8 @@ KILLS = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one folder go to one process, so that its long runs are made once."""
+    """This folder's tests go first and to one process: its long runs are made once, while the others do the rest."""
+    items.sort(key=lambda item: Path(__file__).parent not in item.path.parents)
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.xdist_group("pipeline"))
