@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rescompress.cost import layer_costs, total_cost
     from rescompress.distillation import distill
     from rescompress.errors import RescompressError
+    from rescompress.factorization import factorize
     from rescompress.fusion import fuse
     from rescompress.pipeline import export, run
     from rescompress.pruning import prune
@@ -26,6 +27,7 @@ __all__ = [
     "benchmark",
     "distill",
     "export",
+    "factorize",
     "fit",
     "fuse",
     "layer_costs",
@@ -44,6 +46,7 @@ _HOMES = {
     "benchmark": "benchmarking",
     "distill": "distillation",
     "export": "pipeline",
+    "factorize": "factorization",
     "fit": "training",
     "fuse": "fusion",
     "layer_costs": "cost",

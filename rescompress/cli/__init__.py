@@ -16,6 +16,7 @@ VERBS = {
     "inspect": ("rescompress.cost", "layer_costs"),
     "fit": ("rescompress.training", "fit"),
     "prune": ("rescompress.pruning", "prune"),
+    "factorize": ("rescompress.factorization", "factorize"),
     "distill": ("rescompress.distillation", "distill"),
     "fuse": ("rescompress.fusion", "fuse"),
     "quantize": ("rescompress.quantization", "quantize"),

@@ -11,6 +11,7 @@ from rescompress.errors import RecipeError
 STAGES = {
     "fit": ("rescompress.training", "fit"),
     "prune": ("rescompress.pruning", "prune"),
+    "factorize": ("rescompress.factorization", "factorize"),
     "distill": ("rescompress.distillation", "distill"),
     "fuse": ("rescompress.fusion", "fuse"),
     "quantize": ("rescompress.quantization", "quantize"),
@@ -19,9 +20,11 @@ STAGES = {
 BEFORE = (
     ("fit", "fuse", "training needs BatchNorm"),
     ("prune", "fuse", "the recovery after it needs BatchNorm"),
+    ("factorize", "fuse", "the recovery after it needs BatchNorm"),
     ("distill", "fuse", "training needs BatchNorm"),
     ("fit", "quantize", "its ranges belong to the weights that it saw"),
     ("prune", "quantize", "its ranges belong to the channels that it saw"),
+    ("factorize", "quantize", "its ranges belong to the layers that it saw"),
     ("distill", "quantize", "its ranges belong to the weights that it saw"),
     ("fuse", "quantize", "its ranges belong to the folded weights"),
 )

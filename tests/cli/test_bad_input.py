@@ -25,7 +25,7 @@ from tests.cli.conftest import Said
 from tests.jobs import command, litter, start, tiny, write
 
 KINDS = {2: ("RecipeError", "UsageError"), 4: ("InputRefused",), 7: ("BackendMissing",)}
-WRITING = ("run", "fit", "prune", "distill", "fuse", "quantize", "export", "report")
+WRITING = ("run", "fit", "prune", "factorize", "distill", "fuse", "quantize", "export", "report")
 ALL_OF_RESNET20 = "--family cifar --architecture resnet20 --classes 10"
 
 

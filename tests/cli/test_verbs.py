@@ -47,6 +47,7 @@ def arguments(trained, finished, quantized, tmp_path):
         "inspect": lambda: (trained,),
         "fit": lambda: (trained, "--data", "digits", "--epochs", 1, *out),
         "prune": lambda: (trained, "--ratio", 0.5, "--round-to", 8, *out),
+        "factorize": lambda: (trained, "--energy", 0.5, "--round-to", 4, *out),
         "distill": lambda: (trained, "--data", "digits", "--epochs", 1, "--loss", "{logits: {alpha: 0.5}}", *out),
         "fuse": lambda: (trained, *out),
         "quantize": lambda: ("--int8", trained, "--data", "digits", "--to", "onnx", "-o", copied(quantized[0])),

@@ -1,0 +1,69 @@
+"""The chain of thin convolutions that takes the place of one, and which convolutions can be replaced so."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One convolution of a chain."""
+
+    weight: Float[Tensor, "o i kh kw"]
+    stride: Pair = (1, 1)
+    padding: Pair | str = (0, 0)
+    dilation: Pair = (1, 1)
+
+    @classmethod
+    def like(cls, conv: nn.Conv2d, weight: Float[Tensor, "o i kh kw"]) -> "Factor":
+        """The factor that moves over its input as ``conv`` does."""
+        (sy, sx), (dy, dx) = conv.stride, conv.dilation
+        padding = conv.padding if isinstance(conv.padding, str) else (conv.padding[0], conv.padding[1])
+        return cls(weight, (sy, sx), padding, (dy, dx))
+
+
+def chain(conv: nn.Conv2d, factors: Sequence[Factor]) -> nn.Sequential:
+    """The factors as plain convolutions in the dtype, mode and training state of ``conv``; the last has its bias."""
+    convs = []
+    for factor in factors:
+        o, i, kh, kw = factor.weight.shape
+        # Without storage: random weights that are replaced at once would disturb PyTorch's global generator.
+        layer = nn.Conv2d(i, o, (kh, kw), factor.stride, factor.padding, factor.dilation, bias=False, device="meta")
+        layer.weight = nn.Parameter(factor.weight.to(conv.weight.dtype).contiguous(), conv.weight.requires_grad)
+        convs.append(layer)
+    convs[-1].bias = conv.bias
+    return nn.Sequential(*convs).train(conv.training)
+
+
+def find_convolutions(model: nn.Module) -> tuple[tuple[str, ...], Counter[str]]:
+    """Names of the convolutions that can be split, and how many can't, by reason."""
+    places = Counter(module for _, module in model.named_modules(remove_duplicate=False))
+    found, kept = [], Counter[str]()
+    for name, conv in model.named_modules():
+        if isinstance(conv, nn.Conv2d):
+            why = _obstacle(conv, places[conv], model.get_submodule(name.rpartition(".")[0]))
+            if why:
+                kept[why] += 1
+            else:
+                found.append(name)
+    return tuple(found), kept
+
+
+def _obstacle(conv: nn.Conv2d, places: int, parent: nn.Module) -> str:
+    """Why a convolution can't be split, in two words; empty if it can."""
+    if conv.groups > 1:
+        return "grouped"
+    if conv.padding_mode != "zeros":
+        return f"{conv.padding_mode} padding"
+    if type(conv) is not nn.Conv2d:
+        return f"{type(conv).__name__} layers"
+    if places > 1:
+        return "used in several places"
+    siblings = list(parent.children())
+    within = isinstance(parent, nn.Sequential) and len(siblings) > 1
+    return "factorized before" if within and all(isinstance(one, nn.Conv2d) for one in siblings) else ""
