@@ -1,40 +1,27 @@
-"""A compressed model on disk: one safetensors file whose metadata rebuilds the stock class and cuts it to shape.
+"""A compressed model on disk: one safetensors file whose metadata rebuilds the stock class and cuts it to shape."""
 
-Nothing is ever unpickled: a ``.pth`` state dict goes through ``weights_only=True``, which builds tensors and containers
-only.
-"""
-
+import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from rescompress import artifact, fakequant, graph, models
+from rescompress import artifact, fakequant, graph, models, statedict
+from rescompress.edits import Edit, apply, edits
 from rescompress.errors import InputRefused, RecipeError
-from rescompress.layers import PadShortcut, keep_channels
-from rescompress.spec import ModelSpec
+from rescompress.spec import AS_IN_FILE, ModelSpec
 
 FORMAT = "rescompress.checkpoint/1"
 KEY = "rescompress"
 WIDEST = 1_000_000
 """Bound on classes, crop and channels, so that a lying description can't ask for all memory."""
 SHIPPED = Path(__file__).parent / "weights"
-
-
-@dataclass(frozen=True)
-class Edit:
-    """How one module differs from its stock form: its kind and the fields that changed."""
-
-    module: str
-    kind: str
-    fields: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -65,49 +52,65 @@ def load(path: Path | str, spec: ModelSpec | None = None) -> nn.Module:
     """Rebuild a model from a file, in eval mode.
 
     Args:
-        path: our own checkpoint, or a state dict (``.safetensors``, ``.pth``, ``.pt``, ``.th``, ``.bin``), or the name
-            of a model that the package ships.
+        path: our own checkpoint; a state dict (``.safetensors``, ``.pth``, ``.pt``, ``.th``, ``.bin``, ``.ckpt``) or
+            Keras weights (``.h5``); a directory with ``config.json`` and ``model.safetensors``; a place on the network,
+            as ``hf://microsoft/resnet-50`` or ``torchvision://resnet50/IMAGENET1K_V2``; or the name of a model that the
+            package ships.
         spec: the stock network that a state dict belongs to; None finds it by names and shapes.
 
     Raises:
         InputRefused: the file is missing, truncated, unsafe, holds NaN, or fits another network.
     """
-    path = _find(Path(path))
-    state, metadata = _read(path)
-    if not state:
-        raise InputRefused(f"{path} holds no tensors.", "Give a checkpoint with a state dict.")
-    bad = [name for name, t in state.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
-    if bad:
-        raise InputRefused(f"{path} holds NaN or infinite values in {bad[0]}.", "Go back to a checkpoint from before.")
+    file, found = _find(str(path))
+    state, metadata = read(file)
     if metadata is None:
-        return _load_stock(path, state, spec)
-    described = _describe(path, metadata)
-    if spec is not None and (spec.family, spec.architecture, spec.classes) != (
-        described.spec.family,
-        described.spec.architecture,
-        described.spec.classes,
-    ):
-        raise InputRefused(f"{path} holds {described.spec}, not {spec}.", "Leave the architecture out, or correct it.")
+        return _load_stock(file, state, spec or found)
+    described = _describe(file, metadata)
+    if spec is not None and not _agree(spec, described.spec):
+        raise InputRefused(f"{file} holds {described.spec}, not {spec}.", "Leave the architecture out, or correct it.")
     try:
         model = rebuild(described)
     except (RecipeError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         first = str(error).partition("\n")[0].rstrip(".")
         raise InputRefused(
-            f"{path} describes a network that can't be built: {first[:200]}.", "Compress the model again."
+            f"{file} describes a network that can't be built: {first[:200]}.", "Compress the model again."
         ) from None
-    return _fill(path, model, state)
+    return _fill(file, model, state)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """Tensors of a file by name, all of them finite, and our metadata if the file is our own.
+
+    Raises:
+        InputRefused: the file is missing, truncated or unsafe, holds no tensors, or holds NaN.
+    """
+    if path.suffix == ".safetensors":
+        state, metadata = _read_safetensors(path)
+    elif path.suffix == ".onnx":
+        raise InputRefused(
+            f"{path} is an ONNX graph, which is inspected but not compressed.",
+            "Give the checkpoint that it was exported from; or see what is in it with 'rescompress inspect'.",
+        )
+    else:
+        state, metadata = statedict.read(path), None
+    if not state:
+        raise InputRefused(f"{path} holds no tensors.", "Give a checkpoint with a state dict.")
+    bad = [name for name, t in state.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+    if bad:
+        raise InputRefused(f"{path} holds NaN or infinite values in {bad[0]}.", "Go back to a checkpoint from before.")
+    return state, metadata
 
 
 def rebuild(described: Description) -> nn.Module:
     """The stock network cut to shape, with weights yet to be loaded."""
     spec = described.spec
     models.spec(spec.family, spec.architecture, spec.classes, **spec.arguments)
-    widths = [spec.classes, spec.preprocessing.crop, *(site.channels or 1 for site in described.sites)]
+    widths = [spec.classes or 1, spec.preprocessing.crop, *(site.channels or 1 for site in described.sites)]
     if not all(0 < width <= WIDEST for width in widths):
         raise ValueError("a width that no network has")
     model = models.build(spec)
     for edit in described.edits:
-        _apply(model, edit)
+        apply(model, edit)
     if not described.sites:
         return model.eval()
     traced = graph.capture(model, spec.input_shape)
@@ -116,92 +119,34 @@ def rebuild(described: Description) -> nn.Module:
     return models.describe(traced, spec)
 
 
-def edits(model: nn.Module) -> tuple[Edit, ...]:
-    """What makes a model differ from its stock network, found by comparing the two."""
-    if isinstance(model, fx.GraphModule):
-        return tuple(model.meta.get("edits", ()))
-    stock = dict(models.build(models.spec_of(model)).named_modules())
-    found = []
-    for name, module in model.named_modules():
-        now, before = _form(module), _form(stock[name]) if name in stock else None
-        if now != before and now is not None:
-            found.append(Edit(name, *now))
-    return tuple(found)
-
-
-def _form(module: nn.Module) -> tuple[str, dict[str, Any]] | None:
-    if isinstance(module, nn.Conv2d):
-        fields = {"out_channels": module.out_channels, "in_channels": module.in_channels, "groups": module.groups}
-        return "conv", {**fields, "bias": module.bias is not None}
-    if isinstance(module, nn.Linear):
-        return "linear", {"out_features": module.out_features, "in_features": module.in_features}
-    if isinstance(module, nn.BatchNorm2d):
-        return "batch_norm", {"num_features": module.num_features}
-    if isinstance(module, PadShortcut):
-        return "pad_shortcut", {"in_channels": module.in_channels, "sources": list(module.sources)}
-    return ("identity", {}) if isinstance(module, nn.Identity) else None
-
-
-def _apply(model: nn.Module, edit: Edit) -> None:
-    """Give one module of the stock network its edited form, in place."""
-    parent, _, name = edit.module.rpartition(".")
-    module, fields = dict(model.named_modules()).get(edit.module), edit.fields
-    if edit.kind == "identity" and module is not None:
-        setattr(model.get_submodule(parent), name, nn.Identity())
-    elif edit.kind == "pad_shortcut" and isinstance(module, PadShortcut):
-        module.connect(fields["in_channels"], fields["sources"])
-    elif edit.kind == "conv" and isinstance(module, nn.Conv2d):
-        keep_channels(module, range(fields["in_channels"]), range(fields["out_channels"]))
-        if fields["bias"] and module.bias is None:
-            module.bias = nn.Parameter(torch.zeros(module.out_channels))
-    elif edit.kind == "linear" and isinstance(module, nn.Linear):
-        keep_channels(module, range(fields["in_features"]), range(fields["out_features"]))
-    elif edit.kind == "batch_norm" and isinstance(module, nn.BatchNorm2d):
-        keep_channels(module, None, range(fields["num_features"]))
-    else:
-        raise InputRefused(
-            f"The checkpoint edits {edit.module} as a {edit.kind}, which the stock network doesn't have.",
-            "The file was changed or comes from a newer rescompress: update, or compress again.",
-        )
-
-
-def _find(path: Path) -> Path:
-    shipped = SHIPPED / f"{path}.safetensors"
-    if not path.exists() and path.name == str(path) and shipped.exists():
-        return shipped
+def _find(place: str) -> tuple[Path, ModelSpec | None]:
+    """The file that is meant, and what its surroundings say of the network in it."""
+    path, shipped = Path(place), SHIPPED / f"{place}.safetensors"
+    if "://" in place or path.is_dir():
+        return models.fetch(place)
+    if not path.exists() and path.name == place and shipped.exists():
+        return shipped, None
     if not path.is_file():
         names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.safetensors")))
         raise InputRefused(f"There is no file {path}.", f"Check the path; shipped models: {names}.")
-    return path
+    return path, None
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], str | None]:
-    """Tensors by name, and our metadata if the file is our own."""
-    remedy = "Copy or download it again, and compare its checksum."
-    if path.suffix in (".pth", ".pt", ".th", ".bin"):
-        return _read_state_dict(path, remedy), None
-    if path.suffix != ".safetensors":
-        raise InputRefused(
-            f"{path} is no checkpoint that rescompress reads.", "Give a .safetensors, .pth, .pt, .th or .bin file."
-        )
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(KEY)  # noqa: SIM118
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = (file.metadata() or {}).get(KEY)
     except SafetensorError as error:
-        raise InputRefused(f"{path} is truncated or corrupt: {error}.", remedy) from None
+        raise InputRefused(
+            f"{path} is truncated or corrupt: {error}.", "Copy or download it again, and compare its checksum."
+        ) from None
+    return (state if metadata else statedict.strip(state)), metadata
 
 
-def _read_state_dict(path: Path, remedy: str) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load answers corrupt files with nine kinds of exception
-        first = str(error).partition("\n")[0].rstrip(".")
-        raise InputRefused(f"{path} can't be read as a plain state dict: {first[:200]}.", remedy) from None
-    for wrapper in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    tensors = content if isinstance(content, dict) else {}
-    return {str(name): tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
+def _agree(said: ModelSpec, found: ModelSpec) -> bool:
+    same = (said.family, said.architecture) == (found.family, found.architecture)
+    return same and said.classes in (AS_IN_FILE, found.classes)
 
 
 def _describe(path: Path, metadata: str) -> Description:
@@ -217,16 +162,33 @@ def _describe(path: Path, metadata: str) -> Description:
 
 
 def _load_stock(path: Path, state: Mapping[str, Tensor], spec: ModelSpec | None) -> nn.Module:
-    spec = spec or models.infer(state)
-    rename = models.family(spec.family).rename
-    return _fill(path, models.build(spec).eval(), {rename(name): tensor for name, tensor in state.items()})
+    given, spec = spec, spec or models.infer(state)
+    adopted = models.family(spec.family).adopt(state)
+    if spec.classes == AS_IN_FILE:
+        spec = replace(spec, classes=models.classes_in(adopted, spec.family, spec.architecture))
+    try:
+        return _fill(path, models.build(spec).eval(), adopted)
+    except InputRefused as error:
+        right = _guess(state) if given else None
+        if right is None:
+            raise
+        remedy = f"It fits {right}: leave family and architecture out, or correct them."
+        raise InputRefused(error.fact, remedy) from None
+
+
+def _guess(state: Mapping[str, Tensor]) -> ModelSpec | None:
+    with contextlib.suppress(InputRefused):
+        return models.infer(state)
+    return None
 
 
 def _fill(path: Path, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """Load a state dict that must fit to the last tensor."""
     spec = models.spec_of(model)
-    state = {name: t for name, t in model.state_dict().items() if name.endswith(models.COUNTER)} | dict(state)
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    own = model.state_dict()
+    state = {name: t for name, t in own.items() if name.endswith(models.COUNTER)} | dict(state)
+    state = {name: t for name, t in state.items() if name in own or not name.endswith(models.COUNTER)}
+    wanted = {name: tuple(tensor.shape) for name, tensor in own.items()}
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if wanted != given:
         wrong = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))

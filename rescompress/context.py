@@ -63,12 +63,12 @@ class Context:
 
 
 def fit_data(opened: Data | None, spec: ModelSpec) -> Data | None:
-    """The data, if its classes are those of the model.
+    """The data, if its classes are those of the model; a model that gives back maps reads the images only.
 
     Raises:
         InputRefused: the model has another number of classes.
     """
-    if opened is not None and len(opened.classes) != spec.classes:
+    if opened is not None and spec.output == "logits" and len(opened.classes) != spec.classes:
         raise InputRefused(
             f"The model tells {spec.classes} classes apart, but {opened.source} has {len(opened.classes)}.",
             "Use the data that the model was trained for.",

@@ -5,9 +5,10 @@ from collections import Counter
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from rescompress import graph, models
+from rescompress import graph, models, progress
 from rescompress.context import Context
 from rescompress.knobs import checked
+from rescompress.layers import without_norm
 
 
 @checked
@@ -22,13 +23,19 @@ def fuse(model: nn.Module, ctx: Context) -> nn.Module:
         ctx: not needed by this stage.
     """
     fused = graph.clone(model).eval()
-    for conv_name, bn_name in foldable(model):
+    pairs = foldable(model)
+    kept = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) - len(pairs)
+    if not pairs:
+        progress.note("fuse: no BatchNorm follows a convolution directly; the network stays as it is.")
+    elif kept:
+        progress.note(f"fuse: {len(pairs)} BatchNorms folded; {kept} stay, as they follow no convolution directly.")
+    for conv_name, bn_name in pairs:
         conv, bn = fused.get_submodule(conv_name), fused.get_submodule(bn_name)
         assert isinstance(conv, nn.Conv2d)
         assert isinstance(bn, nn.BatchNorm2d)
         fold(conv, bn)
         parent, _, name = bn_name.rpartition(".")
-        setattr(fused.get_submodule(parent), name, nn.Identity().eval())
+        setattr(fused.get_submodule(parent), name, without_norm(bn))
     return fused
 
 
@@ -59,7 +66,9 @@ def foldable(model: nn.Module) -> list[tuple[str, str]]:
             continue
         pair = (_owner(conv, 1), _owner(norm, 3))
         once = all(runs[name] == 1 for name in pair)
-        if once and isinstance(modules.get(pair[0]), nn.Conv2d) and type(modules.get(pair[1])) is nn.BatchNorm2d:
+        conv_module, bn_module = (modules.get(name) for name in pair)
+        folds = isinstance(bn_module, nn.BatchNorm2d) and without_norm(bn_module) is not None
+        if once and folds and isinstance(conv_module, nn.Conv2d):
             pairs.append(pair)
     return pairs
 

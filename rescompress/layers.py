@@ -1,6 +1,7 @@
 """Layers whose channels can be cut, and the one that PyTorch lacks: He et al.'s parameter-free shortcut."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -65,10 +66,16 @@ class PadShortcut(nn.Module):
 def keep_channels(layer: nn.Module, inputs: Sequence[int] | None, outputs: Sequence[int] | None) -> None:
     """Keep only these input or output channels of one layer, in place; None keeps a side as it is.
 
+    A convolution with groups and a GroupNorm lose whole groups, inputs and outputs alike, so that the groups that stay
+    compute what they did.
+
     Raises:
-        TypeError: the layer is of a kind whose channels can't be cut, or a convolution with groups.
+        TypeError: the layer is of a kind whose channels can't be cut.
+        ValueError: a group would be torn apart.
     """
-    if isinstance(layer, nn.Conv2d) and layer.groups == 1:
+    if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+        _keep_groups(layer, outputs)
+    elif isinstance(layer, nn.Conv2d):
         _keep_weights(layer, inputs, outputs)
         layer.out_channels, layer.in_channels = layer.weight.shape[:2]
     elif isinstance(layer, nn.Linear):
@@ -78,10 +85,57 @@ def keep_channels(layer: nn.Module, inputs: Sequence[int] | None, outputs: Seque
         for name in ("weight", "bias", "running_mean", "running_var"):
             _keep(layer, name, 0, outputs)
         layer.num_features = len(outputs)
+    elif isinstance(layer, nn.GroupNorm) and outputs is not None:
+        layer.num_groups = _whole_groups(layer.num_channels, layer.num_groups, outputs)
+        _keep(layer, "weight", 0, outputs)
+        _keep(layer, "bias", 0, outputs)
+        layer.num_channels = len(outputs)
     elif isinstance(layer, PadShortcut):
         _keep_sources(layer, inputs, outputs)
     else:
         raise TypeError(f"channels of a {type(layer).__name__} can't be cut")
+
+
+def width_of(layer: nn.Module, side: Literal["inputs", "outputs"]) -> int:
+    """Channels on one side of a layer that ``keep_channels`` can cut."""
+    names = {"inputs": ("in_channels", "in_features"), "outputs": ("out_channels", "out_features")}[side]
+    return next(int(getattr(layer, name)) for name in (*names, "num_features", "num_channels") if hasattr(layer, name))
+
+
+def without_norm(norm: nn.BatchNorm2d) -> nn.Module | None:
+    """What is left of a BatchNorm whose affine map went elsewhere: nothing, or the activation that timm keeps in it.
+
+    None means that the layer is of a kind that does more than that, and stays.
+    """
+    if type(norm) is nn.BatchNorm2d:
+        return nn.Identity().train(norm.training)
+    activation = getattr(norm, "act", None)
+    if isinstance(activation, nn.Module) and {name for name, _ in norm.named_children()} <= {"act", "drop"}:
+        return activation
+    return None
+
+
+def _keep_groups(conv: nn.Conv2d, outputs: Sequence[int] | None) -> None:
+    if outputs is None:
+        return
+    groups = _whole_groups(conv.out_channels, conv.groups, outputs)
+    _keep(conv, "weight", 0, outputs)
+    _keep(conv, "bias", 0, outputs)
+    conv.in_channels = conv.in_channels // conv.groups * groups
+    conv.out_channels, conv.groups = len(outputs), groups
+
+
+def _whole_groups(channels: int, groups: int, kept: Sequence[int]) -> int:
+    """How many groups stay.
+
+    Raises:
+        ValueError: some group would stay in part.
+    """
+    unit = channels // groups
+    places = [place // unit for place in kept]
+    if places != [group for group in sorted(set(places)) for _ in range(unit)] or len(set(kept)) != len(kept):
+        raise ValueError(f"only whole groups of {unit} channels can stay")
+    return len(kept) // unit
 
 
 def _keep_sources(layer: PadShortcut, inputs: Sequence[int] | None, outputs: Sequence[int] | None) -> None:

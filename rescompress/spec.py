@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 
 Precision = Literal["fp32", "int8"]
 Verdict = Literal["VALID", "INDICATIVE", "INVALID"]
+Output = Literal["logits", "maps"]
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,46 @@ class Preprocessing:
     std: tuple[float, float, float]
 
 
+IMAGENET = Preprocessing(resize=256, crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+CIFAR = Preprocessing(resize=32, crop=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What one knows of an architecture before it is built.
+
+    Attributes:
+        preprocessing: how its makers prepare images.
+        output: ``logits`` of a classifier, or feature or class ``maps``, which have no label to be judged by.
+    """
+
+    preprocessing: Preprocessing = IMAGENET
+    output: Output = "logits"
+
+
+AS_IN_FILE = -1
+"""A number of classes that a checkpoint is left to tell."""
+
+
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which stock network a model was built from; enough to build it again with random weights."""
+    """Which stock network a model was built from; enough to build it again with random weights.
+
+    Attributes:
+        family: file in ``rescompress/models``.
+        architecture: the makers' own name.
+        classes: outputs of the classifier; 0 where there is none.
+        preprocessing: how its images are prepared.
+        arguments: of the family's build function.
+        output: what it gives back.
+    """
 
     family: str
     architecture: str
     classes: int
     preprocessing: Preprocessing
     arguments: dict[str, Any] = field(default_factory=dict)
+    output: Output = "logits"
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -42,7 +74,8 @@ class ModelSpec:
         return (3, self.preprocessing.crop, self.preprocessing.crop)
 
     def __str__(self) -> str:
-        return f"{self.family} {self.architecture}, {self.classes} classes"
+        tail = f", {self.classes} classes" if self.classes else ", no classifier"
+        return f"{self.family} {self.architecture}{tail}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +110,10 @@ class Proportion:
     def percent(self) -> float:
         """The share, in percent; NaN of nothing."""
         return 100 * self.correct / self.total if self.total else float("nan")
+
+    def __bool__(self) -> bool:
+        """Whether there was anything to count."""
+        return self.total > 0
 
 
 @dataclass(frozen=True)
@@ -150,9 +187,9 @@ class VerificationRow:
     Attributes:
         accuracy: top-1 of the artifact on the test split; None without labelled data.
         reference_accuracy: top-1 of the same model in eager PyTorch on the same images.
-        max_abs: largest absolute difference between the two sets of logits.
+        max_abs: largest absolute difference between the two sets of logits, or of maps.
         sqnr_db: signal to quantization noise ratio of the artifact's logits, in dB (eager is the signal).
-        agreement: images on which both name the same class.
+        agreement: images on which both name the same class; 0 of 0 where the model names none.
         inputs: ``test split`` or ``noise`` (seeded normal images, where no data is given).
         failures: the thresholds that were crossed, a sentence each; empty means verified.
     """

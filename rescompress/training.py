@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rescompress import data, graph, models, progress
 from rescompress.context import Context
 from rescompress.data import Split
-from rescompress.errors import GateFailed
+from rescompress.errors import GateFailed, InputRefused
 from rescompress.knobs import checked
 from rescompress.spec import Preprocessing
 
@@ -87,6 +87,8 @@ def train(model: nn.Module, ctx: Context, schedule: Schedule, loss: Loss, purpos
         purpose: names the stage in messages and gives it random draws of its own.
     """
     images = ctx.images(purpose)
+    if models.spec_of(model).output != "logits":
+        raise InputRefused(f"{purpose} trains classifiers, and this model gives back maps.", "Leave the stage out.")
     preprocessing = models.spec_of(model).preprocessing
     student = _in_format(graph.clone(model).to(ctx.device), torch.channels_last).train()
     optimizer = _optimizer(student, schedule)

@@ -22,7 +22,8 @@ Array = NDArray[np.float32]
 LEAST_SQNR_DB = {"fp32": 60.0, "int8": 20.0}
 LEAST_AGREEMENT = {"fp32": 99.5, "int8": 97.0}
 """Defaults per precision. INT8 leaves room for kernels that saturate (x86 without VNNI) and for rounding that flips."""
-NOISE_IMAGES = 64
+NOISE_IMAGES, NOISE_MAPS = 64, 4
+"""Images of noise where there is no data; feature maps are a thousand times larger than logits."""
 
 
 @checked
@@ -54,10 +55,12 @@ def verify(
     ours, theirs, labels, alone = _logits(folder, model, images, batch)
     if ours.shape != theirs.shape:
         raise InputRefused(
-            f"The artifact tells {theirs.shape[1]} classes apart, the model {ours.shape[1]}.",
+            f"The artifact gives {theirs.shape[1]} numbers an image, the model {ours.shape[1]}.",
             "Compare the artifact with the checkpoint that it was exported from.",
         )
-    sqnr, agree = metrics.sqnr_db(ours, theirs), metrics.agreement(ours, theirs)
+    classifies = models.spec_of(model).output == "logits"
+    sqnr = metrics.sqnr_db(ours, theirs)
+    agree = metrics.agreement(ours, theirs) if classifies else Proportion(0, 0)
     least_sqnr = LEAST_SQNR_DB[manifest.precision] if min_sqnr_db is None else min_sqnr_db
     least_agreement = LEAST_AGREEMENT[manifest.precision] if min_agreement is None else min_agreement
     failures = []
@@ -65,7 +68,7 @@ def verify(
         failures.append("Some logits are NaN or infinite.")
     elif sqnr < least_sqnr:
         failures.append(f"The logits' SQNR is {sqnr:.1f} dB, below {least_sqnr:g} dB.")
-    if agree.percent < least_agreement:
+    if agree and agree.percent < least_agreement:
         failures.append(f"Top-1 agrees with eager on {agree.percent:.2f} % of the images, below {least_agreement:g} %.")
     if metrics.sqnr_db(theirs[:1], alone) < least_sqnr:
         failures.append("An image alone gives other logits than the same image in a batch.")
@@ -74,8 +77,8 @@ def verify(
         label=manifest.label,
         backend=manifest.backend,
         inputs="test split" if images else "noise",
-        accuracy=_accuracy(theirs, labels),
-        reference_accuracy=_accuracy(ours, labels),
+        accuracy=_accuracy(theirs, labels) if classifies else None,
+        reference_accuracy=_accuracy(ours, labels) if classifies else None,
         max_abs=float(np.abs(ours - theirs).max()),
         sqnr_db=sqnr,
         agreement=agree,
@@ -100,7 +103,8 @@ def _logits(folder: Path, model: nn.Module, images: Data | None, batch: int) -> 
     preprocessing = models.spec_of(model).preprocessing
     ours, theirs, labels = [], [], []
     alone: Array | None = None
-    count = len(images.test) if images else NOISE_IMAGES
+    noise = NOISE_IMAGES if models.spec_of(model).output == "logits" else NOISE_MAPS
+    count = len(images.test) if images else noise
     with Worker(folder) as worker:
         steps = _batches(images, preprocessing, batch, count)
         for inputs, targets in progress.track(steps, f"verify {folder.name}", -(-count // batch)):

@@ -31,7 +31,7 @@ class Session(Protocol):
     ) -> None: ...
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Preprocessed images ``[n, 3, h, w]`` to logits ``[n, classes]``."""
+        """Preprocessed images ``[n, 3, h, w]`` to logits ``[n, classes]``, or to all maps, one row an image."""
         ...
 
 

@@ -97,7 +97,7 @@ def export(
             dynamo=True,
             opset_version=opset,
             input_names=["images"],
-            output_names=["logits"],
+            output_names=_output_names(program, example),
             dynamic_shapes=({0: torch.export.Dim("n")},),
             external_data=False,
             verbose=False,
@@ -140,9 +140,9 @@ class OrtSession:
         del self._session
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Preprocessed images ``[n, 3, h, w]`` to logits ``[n, classes]``."""
-        logits: NDArray[np.float32] = self._session.run(None, {"images": images})[0]
-        return logits
+        """Preprocessed images ``[n, 3, h, w]`` to logits ``[n, classes]``, or to all maps, one row an image."""
+        outputs: list[NDArray[np.float32]] = self._session.run(None, {"images": images})
+        return np.concatenate([output.reshape(len(output), -1) for output in outputs], 1)
 
 
 def load(artifact: Artifact, *, threads: int) -> OrtSession:
@@ -171,6 +171,17 @@ def audit(artifact: Artifact) -> PrecisionReport:
             int8 = now is not None and (now.op_type in INT8_OPS[op] or moved)
             layers.append(LayerPrecision(node.name, op, "int8" if int8 else "fp32"))
     return PrecisionReport(tuple(layers), dict(sorted(Counter(node.op_type for node in built.node).items())))
+
+
+def _output_names(program: "nn.Module", example: Any) -> list[str]:
+    """``logits``, or ``map0``, ``map1`` and so on."""
+    import torch
+
+    from rescompress.graph import evaluating
+
+    with evaluating(program), torch.no_grad():
+        outputs = program(example)
+    return ["logits"] if isinstance(outputs, torch.Tensor) else [f"map{place}" for place in range(len(outputs))]
 
 
 def _integer_values(built: Any) -> set[str]:

@@ -1,6 +1,8 @@
 """Where a ResNet comes from: one file per family, each satisfying the same Protocol."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -11,26 +13,55 @@ from rescompress import catalog
 from rescompress.errors import InputRefused, RecipeError
 from rescompress.graph import evaluating
 from rescompress.knobs import check
-from rescompress.spec import ModelSpec, Preprocessing
+from rescompress.models import _hub
+from rescompress.spec import ModelSpec, Stock
 
 PACKAGE = "rescompress.models"
 COUNTER = "num_batches_tracked"
 """BatchNorm's count of training steps, which old checkpoints lack and nothing here reads."""
 
 
+State = Mapping[str, Tensor]
+Shapes = Mapping[str, tuple[int, ...]]
+"""The tensors of a state dict by name, without their values."""
+Guess = tuple[str, int, dict[str, Any]]
+"""Architecture, classes and arguments of a network."""
+
+
 @runtime_checkable
 class Family(Protocol):
     """What each file of this folder offers."""
 
-    ARCHITECTURES: tuple[str, ...]
-    PREPROCESSING: Preprocessing
+    ARCHITECTURES: Mapping[str, Stock]
 
     def build(self, architecture: str, classes: int, **arguments: Any) -> nn.Module:
         """The stock network with random weights."""
         ...
 
-    def rename(self, name: str) -> str:
-        """The family's own name of a tensor, for the names that public checkpoints use."""
+    def guess(self, shapes: Shapes) -> Iterable[Guess]:
+        """The few networks of the family whose tensors these may be; building one shows whether it fits."""
+        ...
+
+    def adopt(self, state: State) -> dict[str, Tensor]:
+        """A public checkpoint's tensors under the family's own names and in its own layout."""
+        ...
+
+
+@runtime_checkable
+class Configured(Protocol):
+    """What a family whose models come with a ``config.json`` offers too."""
+
+    def configured(self, config: Mapping[str, Any], images: Mapping[str, Any]) -> ModelSpec | None:
+        """The network that a configuration describes; None where it is another family's."""
+        ...
+
+
+@runtime_checkable
+class Publisher(Protocol):
+    """What a family whose makers publish weights by name offers too."""
+
+    def fetch(self, name: str) -> tuple[Path, ModelSpec]:
+        """The downloaded file, its hash checked, and the network that it belongs to."""
         ...
 
 
@@ -44,7 +75,7 @@ def family(name: str) -> Family:
 
 
 def spec(name: str, architecture: str, classes: int, **arguments: Any) -> ModelSpec:
-    """Describe a stock network with its family's own preprocessing.
+    """Describe a stock network with its makers' own preprocessing.
 
     Raises:
         RecipeError: the family doesn't know the architecture, or an argument.
@@ -52,18 +83,49 @@ def spec(name: str, architecture: str, classes: int, **arguments: Any) -> ModelS
     maker = family(name)
     if architecture not in maker.ARCHITECTURES:
         raise RecipeError(
-            f"The family {name} has no '{architecture}'.", catalog.suggest(architecture, maker.ARCHITECTURES)
+            f"The family {name} has no '{architecture}'.", catalog.suggest(architecture, tuple(maker.ARCHITECTURES))
         )
+    stock = maker.ARCHITECTURES[architecture]
     check(maker.build, arguments, name)
-    return ModelSpec(name, architecture, classes, maker.PREPROCESSING, arguments)
+    return ModelSpec(name, architecture, classes, stock.preprocessing, arguments, stock.output)
+
+
+def built_by(function: str, classes: int, **keywords: Any) -> ModelSpec:
+    """Describe a network of your own, and let the function that builds it run.
+
+    Args:
+        function: ``package.module:function``, looked for in the working directory too. It gives back the module; it is
+            handed ``classes`` or ``num_classes`` where it has such a parameter.
+        classes: outputs of the classifier; 0 where there is none.
+        keywords: further arguments of the function.
+
+    Raises:
+        RecipeError: there is no such function.
+    """
+    cast(Any, family("builder")).allow(function)
+    described = spec("builder", function, classes, **({"keywords": keywords} if keywords else {}))
+    return described if classes else replace(described, output="maps")
+
+
+def classes_in(state: State, name: str, architecture: str) -> int:
+    """Outputs of the classifier in a state dict that is under the family's own names."""
+    guessed = {guess[0]: guess[1] for guess in family(name).guess(_countless(state))}
+    if architecture in guessed:
+        return guessed[architecture]
+    last = [tensor for tensor in state.values() if tensor.dim() > 1]
+    return len(last[-1]) if last else 0
 
 
 def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
     """The stock network with random weights drawn from the seed; PyTorch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = family(spec.family).build(spec.architecture, spec.classes, **spec.arguments)
-    return describe(model, spec)
+        return describe(build_plain(spec), spec)
+
+
+def build_plain(spec: ModelSpec) -> nn.Module:
+    """The stock network on the current device, random as it comes and without its spec."""
+    return family(spec.family).build(spec.architecture, spec.classes, **spec.arguments)
 
 
 def describe(model: nn.Module, spec: ModelSpec) -> nn.Module:
@@ -96,36 +158,62 @@ def infer(state: Mapping[str, Tensor]) -> ModelSpec:
     Raises:
         InputRefused: no known network fits.
     """
-    last = [tensor for tensor in state.values() if tensor.dim() == 2]
-    if not last:
-        raise InputRefused("The checkpoint holds no classifier, so it is no ResNet.", "Give a ResNet's state dict.")
-    classes = len(last[-1])
     for name in catalog.names(PACKAGE):
         maker = family(name)
-        shapes = {maker.rename(key): tuple(t.shape) for key, t in state.items() if not key.endswith(COUNTER)}
-        for architecture, arguments in _candidates(maker):
-            if shapes == _shapes(maker, architecture, classes, arguments):
-                return ModelSpec(name, architecture, classes, maker.PREPROCESSING, arguments)
+        shapes = _countless(maker.adopt(state))
+        for architecture, classes, arguments in maker.guess(shapes):
+            found = spec(name, architecture, classes, **arguments)
+            if shapes == _shapes(found):
+                return found
     raise InputRefused(
         "The checkpoint's tensors fit no network that rescompress knows.",
         f"Name it with --family and --architecture; families: {', '.join(catalog.names(PACKAGE))}.",
     )
 
 
+def fetch(place: str) -> tuple[Path, ModelSpec | None]:
+    """A checkpoint in its makers' directory layout, or on the network, and the network that it belongs to.
+
+    Args:
+        place: a directory with ``config.json`` and ``model.safetensors``, ``hf://OWNER/NAME`` of such a one, or
+            ``FAMILY://…`` where the family's makers publish weights under a name.
+
+    Raises:
+        InputRefused: there is nothing there, or it is of another kind.
+    """
+    scheme, _, rest = place.partition("://")
+    if not rest or scheme == "hf":
+        file, config, images = _hub.find(place)
+        found = [maker.configured(config, images) for maker in _families() if isinstance(maker, Configured)]
+        return file, next((spec for spec in found if spec is not None), None)
+    maker: object = family(scheme) if scheme in catalog.names(PACKAGE) else None
+    if not isinstance(maker, Publisher):
+        raise InputRefused(f"{place} is no place of weights.", "Places begin with hf:// or torchvision://.")
+    return maker.fetch(rest)
+
+
 @torch.no_grad()
-def predict(model: nn.Module, batches: Iterable[Float[Tensor, "_ 3 h w"]]) -> Float[Tensor, "n classes"]:
-    """Logits of a model in eval mode, gathered on the CPU."""
+def predict(model: nn.Module, batches: Iterable[Float[Tensor, "_ 3 h w"]]) -> Float[Tensor, "n k"]:
+    """Answers of a model in eval mode, gathered on the CPU: its logits, or all its maps in one row an image."""
     device = next(model.parameters()).device
     with evaluating(model):
-        return torch.cat([model(images.to(device)).float().cpu() for images in batches])
+        return torch.cat([in_rows(model(images.to(device))).float().cpu() for images in batches])
 
 
-def _candidates(maker: Family) -> list[tuple[str, dict[str, Any]]]:
-    variants: tuple[dict[str, Any], ...] = getattr(maker, "VARIANTS", ({},))
-    return [(architecture, variant) for architecture in maker.ARCHITECTURES for variant in variants]
+def in_rows(output: Tensor | Sequence[Tensor]) -> Float[Tensor, "n k"]:
+    """One row an image of whatever a model gives back."""
+    parts = [output] if isinstance(output, Tensor) else output
+    return torch.cat([part.flatten(1) for part in parts], 1)
 
 
-def _shapes(maker: Family, architecture: str, classes: int, arguments: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+def _shapes(spec: ModelSpec) -> Shapes:
     with torch.device("meta"):
-        stock = maker.build(architecture, classes, **arguments)
-    return {key: tuple(tensor.shape) for key, tensor in stock.state_dict().items() if not key.endswith(COUNTER)}
+        return _countless(build_plain(spec).state_dict())
+
+
+def _families() -> list[Family]:
+    return [family(name) for name in catalog.names(PACKAGE)]
+
+
+def _countless(state: State) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith(COUNTER)}

@@ -12,10 +12,11 @@ from rescompress.artifact import digest
 from rescompress.context import Context
 from rescompress.cost import total_cost
 from rescompress.data import Data
-from rescompress.errors import RecipeError
+from rescompress.edits import edits
+from rescompress.errors import InputRefused, RecipeError
 from rescompress.pipeline.folder import RunFolder
 from rescompress.recipe import ModelChoice, Recipe, Step, order
-from rescompress.spec import ModelSpec, Proportion, StageRow
+from rescompress.spec import AS_IN_FILE, ModelSpec, Proportion, StageRow
 
 BASELINE = "baseline"
 EVALUATION_BATCH = 128
@@ -41,22 +42,45 @@ def open_origin(job: Recipe) -> Origin:
     spec = _spec(chosen)
     if chosen.checkpoint is not None:
         model = checkpoint.load(chosen.checkpoint, spec)
+        _check_guess(chosen, models.spec_of(model))
         if chosen.preprocessing:
             models.describe(model, replace(models.spec_of(model), preprocessing=chosen.preprocessing))
         return Origin(model, models.spec_of(model), digest(_content(model)))
     if spec is None:
-        raise RecipeError("The recipe has no model.", "Give a checkpoint, or family, architecture and classes.")
+        raise RecipeError(
+            "The recipe has no model.", "Give a checkpoint; or family, architecture and classes; or a builder."
+        )
     return Origin(models.build(spec, job.seed), spec, digest([repr(spec), job.seed]))
 
 
 def _spec(chosen: ModelChoice) -> ModelSpec | None:
     """The stock network that the recipe names; None where it leaves that to the checkpoint."""
-    if chosen.family and chosen.architecture and chosen.classes:
-        spec = models.spec(chosen.family, chosen.architecture, chosen.classes, **chosen.arguments)
-        return replace(spec, preprocessing=chosen.preprocessing or spec.preprocessing)
-    if chosen.family or chosen.architecture or chosen.classes:
-        raise RecipeError("The recipe describes its model only in part.", "Give family, architecture and classes.")
-    return None
+    if not chosen.builder and (chosen.family is None or chosen.architecture is None):
+        return None
+    classes = chosen.classes
+    if classes is None and chosen.checkpoint is not None:
+        classes = AS_IN_FILE
+    if classes is None:
+        raise RecipeError("The recipe doesn't say how many classes its network tells apart.", "Give classes.")
+    if chosen.builder:
+        spec = models.built_by(chosen.builder, classes, **chosen.arguments)
+    else:
+        spec = models.spec(str(chosen.family), str(chosen.architecture), classes, **chosen.arguments)
+    return replace(spec, preprocessing=chosen.preprocessing or spec.preprocessing)
+
+
+def _check_guess(chosen: ModelChoice, found: ModelSpec) -> None:
+    """Answer a wrong word about the network with the right one.
+
+    Raises:
+        InputRefused: the checkpoint is of another network than the recipe says.
+    """
+    said = {"family": chosen.family, "architecture": chosen.architecture, "classes": chosen.classes}
+    wrong = [f"{name} {value}" for name, value in said.items() if value not in (None, getattr(found, name))]
+    if wrong and not chosen.builder:
+        raise InputRefused(
+            f"{chosen.checkpoint} holds {found}, not {', '.join(wrong)}.", "Correct the recipe, or leave that out."
+        )
 
 
 def run_stages(job: Recipe, folder: RunFolder, origin: Origin, opened: Data | None) -> tuple[StageRow, ...]:
@@ -119,7 +143,7 @@ def _run_stage(
 
 def _accuracy(model: nn.Module, opened: Data | None) -> Proportion | None:
     """Top-1 of a model in eager PyTorch on the test split."""
-    if opened is None:
+    if opened is None or models.spec_of(model).output != "logits":
         return None
     split, preprocessing = opened.test, models.spec_of(model).preprocessing
     steps = data.batches(split, preprocessing, EVALUATION_BATCH)
@@ -134,4 +158,4 @@ def _content(model: nn.Module) -> Any:
         name: hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
         for name, tensor in model.state_dict().items()
     }
-    return [repr(models.spec_of(model)), [repr(edit) for edit in checkpoint.edits(model)], sums]
+    return [repr(models.spec_of(model)), [repr(edit) for edit in edits(model)], sums]

@@ -27,11 +27,12 @@ def prune(
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.3,
     importance: Annotated[Choice, IMPORTANCE] = "l1",
     round_to: Annotated[int, Field(ge=1, le=128)] = 16,
+    keep: tuple[str, ...] = (),
 ) -> nn.Module:
     """Remove the least important channels of every dependency group.
 
     Layers that share channels through residual adds lose the same ones (DepGraph, Fang et al. 2023, arXiv:2301.12900).
-    The classifier keeps its outputs, the first convolution its inputs.
+    The model's inputs and outputs stay as they are. A grouped convolution and a GroupNorm lose whole groups.
 
     Args:
         model: a float model; it is not edited.
@@ -39,13 +40,14 @@ def prune(
         ratio: fraction of each group's channels that is removed, before rounding.
         importance: how a channel's worth is judged; larger is kept.
         round_to: the channels kept are a multiple of this (the nearest, never none), as runtimes like them.
+        keep: layers whose outputs stay, by name or pattern, such as ``backbone.fpn.*``.
 
     Raises:
         InputRefused: no group of the model can be cut, or the cut network doesn't run.
     """
     spec = models.spec_of(model)
     score = IMPORTANCE.bind(importance)
-    groups, refused = find_groups(model, spec.input_shape)
+    groups, refused = find_groups(model, spec.input_shape, keep)
     for layer in refused:
         progress.note(f"prune: channels tied to {layer} are kept: that layer can't be cut safely.")
     if not groups:

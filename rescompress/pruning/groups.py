@@ -2,8 +2,9 @@
 
 import gc
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from typing import Any, Literal
 
 import torch
@@ -27,10 +28,18 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that must lose the same channels together."""
+    """Layers that must lose the same channels together.
+
+    Attributes:
+        channels: how many can leave one by one; where a grouped convolution or a GroupNorm takes part, such a channel
+            is a whole group of it.
+        members: the sides of layers that are tied.
+        width: channels that leave at once.
+    """
 
     channels: int
     members: tuple[Member, ...]
+    width: int = 1
 
     @property
     def name(self) -> str:
@@ -46,48 +55,88 @@ class Group:
                 yield layer.weight.detach()[order].reshape(self.channels, -1)
 
 
-def find_groups(model: nn.Module, input_shape: tuple[int, int, int]) -> tuple[tuple[Group, ...], tuple[str, ...]]:
+class _Watched(nn.Module):
+    """A twin of a model in which every dependency is plain, with a probe on each output.
+
+    Padded shortcuts become convolutions: like these, they tie no input to an output channel. Grouped convolutions
+    become depthwise ones, which tie each to its own; that whole groups must leave is added later. A group that reaches
+    a probe is made of the model's outputs.
+    """
+
+    def __init__(self, model: nn.Module, input_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.twin = clone(model).eval().cpu()
+        for name, module in list(self.twin.named_modules()):
+            stand_in = _stand_in(module)
+            if stand_in is not None:
+                parent, _, child = name.rpartition(".")
+                setattr(self.twin.get_submodule(parent), child, stand_in)
+        for parameter in self.twin.parameters():
+            parameter.requires_grad_(True)
+        with torch.no_grad():
+            outputs = _listed(self.twin(torch.zeros(1, *input_shape)))
+        self.probes = nn.ModuleList(_probe(output) for output in outputs)
+
+    def forward(self, x: Float[Tensor, "1 c h w"]) -> tuple[Tensor, ...]:
+        """What the probes see."""
+        outputs = _listed(self.twin(x))
+        return tuple(probe(output) for probe, output in zip(self.probes, outputs, strict=True))
+
+
+def find_groups(
+    model: nn.Module, input_shape: tuple[int, int, int], keep: Sequence[str] = ()
+) -> tuple[tuple[Group, ...], tuple[str, ...]]:
     """The model's groups, found by Torch-Pruning's dependency graph (Fang et al. 2023), in a stable order.
+
+    Args:
+        model: any module that maps images to a tensor or several.
+        input_shape: shape of one image.
+        keep: patterns of layers whose outputs stay as they are.
 
     Returns:
         The groups that can be cut, and the names of the layers because of which others can't.
     """
     import torch_pruning
 
-    twin = _without_shortcuts(model)
-    names = {module: name for name, module in twin.named_modules()}
+    watched = _Watched(model, input_shape)
+    names = {module: name for name, module in watched.twin.named_modules()}
+    probes = set(watched.probes)
     groups, refused = [], []
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
-        found = torch_pruning.DependencyGraph().build_dependency(twin, torch.zeros(1, *input_shape), verbose=False)
-        for raw in found.get_all_groups(ignored_layers=_classifiers(twin), root_module_types=[nn.Conv2d, nn.Linear]):
+        found = torch_pruning.DependencyGraph().build_dependency(watched, torch.zeros(1, *input_shape), verbose=False)
+        for raw in found.get_all_groups(ignored_layers=list(probes), root_module_types=[nn.Conv2d, nn.Linear]):
+            if probes & {item.dep.target.module for item in raw}:
+                continue
             members, bad = _read(found, raw, names)
-            refused.extend(bad)
-            if not bad:
-                groups.append(Group(len(raw[0].idxs), members))
+            if any(fnmatch(member.layer, each) for member in members for each in keep if member.side == "outputs"):
+                continue
+            group = None if bad else _in_units(model, members)
+            if group is None:
+                refused.extend(bad or [member.layer for member in members if _unit(model, member)])
+            else:
+                groups.append(group)
     del found
     gc.collect()  # Torch-Pruning's graphs are cyclic and hold every activation
     order = {name: place for place, name in enumerate(names.values())}
     return tuple(sorted(groups, key=lambda group: order[group.name])), tuple(dict.fromkeys(refused))
 
 
-def _without_shortcuts(model: nn.Module) -> nn.Module:
-    """A copy in which each padded shortcut is a convolution: like one, it ties no input to an output channel."""
-    twin = clone(model).eval().cpu()
-    for parameter in twin.parameters():
-        parameter.requires_grad_(True)
-    for name, module in list(twin.named_modules()):
-        if isinstance(module, PadShortcut):
-            parent, _, child = name.rpartition(".")
-            stand_in = nn.Conv2d(module.in_channels, module.out_channels, 1, module.stride, bias=False)
-            setattr(twin.get_submodule(parent), child, stand_in)
-    return twin
+def _stand_in(module: nn.Module) -> nn.Module | None:
+    if isinstance(module, PadShortcut):
+        return nn.Conv2d(module.in_channels, module.out_channels, 1, module.stride, bias=False)
+    if isinstance(module, nn.Conv2d) and module.groups > 1 and module.in_channels == module.out_channels:
+        c, shape = module.in_channels, (module.kernel_size, module.stride, module.padding, module.dilation)
+        return nn.Conv2d(c, c, *shape, groups=c, bias=module.bias is not None)  # type: ignore[arg-type]
+    return None
 
 
-def _classifiers(model: nn.Module) -> list[nn.Module]:
-    """The last linear layer, whose outputs are the classes."""
-    linear: list[nn.Module] = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    return linear[-1:]
+def _listed(output: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    return [output] if isinstance(output, Tensor) else list(output)
+
+
+def _probe(output: Tensor) -> nn.Module:
+    return nn.Linear(output.shape[1], 1) if output.dim() == 2 else nn.Conv2d(output.shape[1], 1, 1)
 
 
 def _read(found: Any, raw: Any, names: dict[nn.Module, str]) -> tuple[tuple[Member, ...], list[str]]:
@@ -98,8 +147,8 @@ def _read(found: Any, raw: Any, names: dict[nn.Module, str]) -> tuple[tuple[Memb
         name = names.get(layer)
         if name is None:
             continue  # an op without weights, such as an add
-        plain = isinstance(layer, (nn.Linear, nn.BatchNorm2d)) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
-        if not plain:
+        grouped = isinstance(layer, nn.Conv2d) and layer.groups not in (1, layer.out_channels)
+        if grouped or not isinstance(layer, (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.GroupNorm)):
             bad.append(name)
             continue
         side: Side = "outputs" if found.is_out_channel_pruning_fn(item.dep.handler) else "inputs"
@@ -111,3 +160,33 @@ def _read(found: Any, raw: Any, names: dict[nn.Module, str]) -> tuple[tuple[Memb
             continue
         members.append(Member(name, side, tuple(tuple(places[root]) for root in sorted(places))))
     return tuple(members), bad
+
+
+def _in_units(model: nn.Module, members: tuple[Member, ...]) -> Group | None:
+    """The group in units that can leave alone; None where the layers' own groups don't match each other."""
+    size = len(members[0].places)
+    unit_of = list(range(size))
+    for member in members:
+        unit = _unit(model, member)
+        first: dict[int, int] = {}
+        for channel, places in enumerate(member.places if unit else ()):
+            joined = {unit_of[channel], *(unit_of[first.setdefault(place // unit, channel)] for place in places)}
+            unit_of = [min(joined) if each in joined else each for each in unit_of]
+    units: dict[int, list[int]] = {}
+    for channel, unit in enumerate(unit_of):
+        units.setdefault(unit, []).append(channel)
+    if len({len(channels) for channels in units.values()}) != 1:
+        return None
+    merged = [
+        Member(m.layer, m.side, tuple(tuple(p for c in channels for p in m.places[c]) for channels in units.values()))
+        for m in members
+    ]
+    return Group(len(units), tuple(merged), size // len(units))
+
+
+def _unit(model: nn.Module, member: Member) -> int:
+    """Channels of each of a layer's own groups; 0 where it has none."""
+    layer = model.get_submodule(member.layer)
+    if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+        return layer.out_channels // layer.groups
+    return layer.num_channels // layer.num_groups if isinstance(layer, nn.GroupNorm) else 0

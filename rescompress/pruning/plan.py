@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import lcm
 
 from jaxtyping import Float
 from torch import Tensor
@@ -30,7 +31,8 @@ def plan(
     """
     cuts = []
     for group, score in zip(groups, scores, strict=True):
-        width = rounded_width(group.channels, ratio, round_to)
+        step = lcm(round_to, group.width)
+        width = rounded_width(group.channels * group.width, ratio, step) // group.width
         best = score.sort(descending=True, stable=True).indices[:width]
         cuts.append(Cut(group, tuple(sorted(best.tolist()))))
     return tuple(cuts)

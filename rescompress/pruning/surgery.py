@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from rescompress.graph import clone
-from rescompress.layers import keep_channels
+from rescompress.layers import keep_channels, width_of
+from rescompress.pruning.groups import Side
 from rescompress.pruning.plan import Cut
 
 
@@ -15,13 +16,14 @@ def cut_channels(model: nn.Module, cuts: Sequence[Cut]) -> nn.Module:
     Its outputs equal those of the whole model with the other channels' activations set to zero.
     """
     pruned = clone(model)
+    # A layer behind a concatenation loses inputs to several groups: all are gathered before any place shifts.
+    gone: dict[tuple[str, Side], set[int]] = {}
     for cut in cuts:
+        leaving = set(range(cut.group.channels)) - set(cut.kept)
         for member in cut.group.members:
-            places = [place for channel in cut.kept for place in member.places[channel]]
-            # Channels of a flattened feature map interleave: the layer's own order is the one to keep.
-            places.sort()
-            layer = pruned.get_submodule(member.layer)
-            keep_channels(
-                layer, places if member.side == "inputs" else None, places if member.side == "outputs" else None
-            )
+            gone.setdefault((member.layer, member.side), set()).update(p for c in leaving for p in member.places[c])
+    for (name, side), places in gone.items():
+        layer = pruned.get_submodule(name)
+        kept = [place for place in range(width_of(layer, side)) if place not in places]
+        keep_channels(layer, kept if side == "inputs" else None, kept if side == "outputs" else None)
     return pruned

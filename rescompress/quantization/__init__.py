@@ -5,10 +5,11 @@ from typing import Annotated, Literal
 
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from rescompress import backends, checkpoint, data, fakequant, graph, models, progress
+from rescompress import backends, data, fakequant, graph, models, progress
 from rescompress.context import Context
+from rescompress.edits import edits
 from rescompress.errors import InputRefused
 from rescompress.knobs import Choice, Folder, Named, checked
 from rescompress.quantization.calibration import Histogram, calibrate
@@ -55,13 +56,13 @@ def quantize(
     if fakequant.sites_of(model):
         raise InputRefused("The model is quantized already.", "Start from the float model.")
     traced = graph.capture(graph.clone(model).eval().cpu(), spec.input_shape)
-    if any(graph.op_of(node) == "batch_norm" for node in traced.graph.nodes):
-        raise InputRefused("The model still has BatchNorms of its own.", "Run fuse before quantize.")
+    if any(map(_folds, traced.graph.nodes)):
+        raise InputRefused("The model still has BatchNorms behind convolutions.", "Run fuse before quantize.")
     sites = place(traced, backends.get(runtime).SCHEME)
     watched = {site.quantizer for site in sites if not site.is_weight}
     histograms = calibrate(traced, images, watched)
     range_of = OBSERVERS.bind(observer)
-    traced.meta["edits"] = checkpoint.edits(model)
+    traced.meta["edits"] = edits(model)
     fakequant.insert(traced, sites)
     for site in sites:
         if not site.is_weight:
@@ -70,6 +71,12 @@ def quantize(
         if graph.op_of(node) in ("conv", "linear"):
             set_weight(traced, node)
     return models.describe(traced, spec)
+
+
+def _folds(node: fx.Node) -> bool:
+    """Whether a node is a BatchNorm that fuse would fold; one before a convolution stays, and stays in float."""
+    source = node.args[0] if graph.op_of(node) == "batch_norm" else None
+    return isinstance(source, fx.Node) and graph.op_of(source) == "conv" and len(source.users) == 1
 
 
 def _images(ctx: Context, model: nn.Module, count: int, batch: int) -> Iterator[Float[Tensor, "_ 3 h w"]]:

@@ -101,7 +101,8 @@ class ModelChoice(BaseModel):
     checkpoint: str | None = Field(None, description="checkpoint or state dict, or the name of a shipped model")
     family: str | None = Field(None, description="family of a state dict; found by itself where it fits")
     architecture: str | None = Field(None, description="architecture of a state dict; found by itself where it fits")
-    classes: int | None = Field(None, ge=2, description="outputs of the classifier")
+    classes: int | None = Field(None, ge=0, description="outputs of the classifier; 0 where there is none")
+    builder: str | None = Field(None, description="your own function that builds the network: package.module:function")
     arguments: dict[str, Any] = Field({}, description="further arguments of the family's build function")
     preprocessing: Preprocessing | None = Field(None, description="how its images are prepared, if not as is usual")
 

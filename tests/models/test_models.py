@@ -48,8 +48,8 @@ def test_an_unknown_network_is_told_its_neighbour(family: str, architecture: str
 
 
 @pytest.mark.parametrize("state", [{}, {"conv1.weight": torch.zeros(1, 3, 3, 3)}])
-def test_weights_without_a_classifier_are_refused(state: dict[str, torch.Tensor]) -> None:
-    with pytest.raises(InputRefused, match="no classifier"):
+def test_weights_of_no_network_are_refused(state: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(InputRefused, match="fit no network"):
         models.infer(state)
 
 
