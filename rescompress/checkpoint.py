@@ -105,7 +105,8 @@ def rebuild(described: Description) -> nn.Module:
     """The stock network cut to shape, with weights yet to be loaded."""
     spec = described.spec
     models.spec(spec.family, spec.architecture, spec.classes, **spec.arguments)
-    widths = [spec.classes or 1, spec.preprocessing.crop, *(site.channels or 1 for site in described.sites)]
+    classes = 1 if spec.output == "maps" else spec.classes
+    widths = [classes, spec.preprocessing.crop, *(site.channels or 1 for site in described.sites)]
     if not all(0 < width <= WIDEST for width in widths):
         raise ValueError("a width that no network has")
     model = models.build(spec)

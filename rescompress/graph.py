@@ -23,6 +23,8 @@ OPS: dict[Any, str] = {
     _aten.linear.default: "linear",
     _aten.add.Tensor: "add",
     _aten.relu.default: "relu",
+    _aten.mul.Tensor: "mul",
+    _aten.sigmoid.default: "sigmoid",
     _aten.max_pool2d.default: "max_pool",
     _aten.avg_pool2d.default: "avg_pool",
     _aten.adaptive_avg_pool2d.default: "avg_pool",

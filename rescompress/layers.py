@@ -133,7 +133,8 @@ def _whole_groups(channels: int, groups: int, kept: Sequence[int]) -> int:
     """
     unit = channels // groups
     places = [place // unit for place in kept]
-    if places != [group for group in sorted(set(places)) for _ in range(unit)] or len(set(kept)) != len(kept):
+    whole = [group for group in sorted(set(places)) for _ in range(unit)]
+    if places != whole or list(kept) != sorted(set(kept)):
         raise ValueError(f"only whole groups of {unit} channels can stay")
     return len(kept) // unit
 

@@ -89,6 +89,7 @@ class QuantScheme:
         per_channel_weights: one weight scale per output channel, else one per tensor.
         quantized_ops: graph ops whose activation inputs become INT8.
         passing_ops: ops that only move values: their output keeps the scale of their input.
+        closed_ops: quantized ops that run in INT8 only if their output, after ReLU, is INT8 too.
     """
 
     runtime: str
@@ -97,6 +98,7 @@ class QuantScheme:
     per_channel_weights: bool
     quantized_ops: tuple[str, ...]
     passing_ops: tuple[str, ...]
+    closed_ops: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

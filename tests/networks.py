@@ -76,19 +76,22 @@ def quantized(
 
 
 def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Set each BatchNorm's statistics near those of noise, its scale and shift at random; give back in eval mode."""
+    """Set each BatchNorm's scale and shift at random, its statistics near those of noise; give back in eval mode.
+
+    The statistics come last: behind a scale that starts at zero, as timm's do, nothing could be measured.
+    """
     generator = torch.Generator().manual_seed(seed)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 1.0
     with torch.no_grad():
+        for norm in norms:
+            norm.momentum = 1.0
+            norm.weight.uniform_(0.5, 1.5, generator=generator)
+            norm.bias.normal_(0, 0.3, generator=generator)
         model.train()(torch.randn(4, 3, 64, 64, generator=generator))
         for norm in norms:
             norm.momentum = 0.1
-            norm.running_mean += 0.3 * torch.randn(norm.num_features, generator=generator)
-            norm.running_var *= 0.5 + torch.rand(norm.num_features, generator=generator)
-            norm.weight.uniform_(0.5, 1.5, generator=generator)
-            norm.bias.normal_(0, 0.3, generator=generator)
+            norm.running_mean += 0.1 * torch.randn(norm.num_features, generator=generator)
+            norm.running_var *= 0.8 + 0.4 * torch.rand(norm.num_features, generator=generator)
     return model.eval()
 
 

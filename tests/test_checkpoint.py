@@ -109,7 +109,7 @@ def test_the_metadata_is_one_json_text(saved: Path) -> None:
     described = json.loads(metadata[checkpoint.KEY])
     assert described["format"] == checkpoint.FORMAT
     assert described["spec"]["architecture"] == "resnet8"
-    assert {edit["kind"] for edit in described["edits"]} == {"conv", "linear", "identity", "pad_shortcut"}
+    assert {edit["kind"] for edit in described["edits"]} == {"conv", "linear", "folded", "pad_shortcut"}
 
 
 def refusal(path: Path, **arguments: Any) -> InputRefused:
@@ -155,13 +155,20 @@ def test_bytes_that_are_no_checkpoint_are_refused(tmp_path: Path, suffix: str, c
     refusal(path)
 
 
-def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
+def test_an_onnx_graph_is_not_compressed(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"onnx")
-    assert ".safetensors" in refusal(path).remedy
+    assert "inspected but not compressed" in refusal(path).fact
 
 
-@pytest.mark.parametrize("name", ["missing.safetensors", "missing.pth", ".", "no/such/folder.pth"])
+def test_a_wrong_guess_is_answered_with_the_right_one(tmp_path: Path) -> None:
+    save_file(stock("cifar", "resnet8").state_dict(), tmp_path / "plain.safetensors")
+    error = refusal(tmp_path / "plain.safetensors", spec=models.spec("cifar", "resnet14", 10))
+    assert "doesn't fit cifar resnet14" in error.fact
+    assert "It fits cifar resnet8, 10 classes" in error.remedy
+
+
+@pytest.mark.parametrize("name", ["missing.safetensors", "missing.pth", "no/such/folder.pth"])
 def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
     assert "There is no file" in refusal(tmp_path / name).fact
 
@@ -192,8 +199,8 @@ def test_tensors_that_do_not_fit_are_named(saved: Path, change: str) -> None:
 
 
 def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:
-    torch.save(stock("cifar", "resnet8").state_dict(), tmp_path / "ten.pth")
-    error = refusal(tmp_path / "ten.pth", spec=models.spec("cifar", "resnet8", 100))
+    save_file(stock("cifar", "resnet8").state_dict(), tmp_path / "ten.safetensors")
+    error = refusal(tmp_path / "ten.safetensors", spec=models.spec("cifar", "resnet8", 100))
     assert "linear.bias is (10,), but the network has (100,)" in error.fact
 
 
@@ -284,21 +291,20 @@ def test_a_whole_pickled_module_is_refused(tmp_path: Path) -> None:
     refusal(tmp_path / "module.pth")
 
 
-@pytest.mark.parametrize("content", [torch.ones(3), [torch.ones(3)], {}, {"epoch": 3}, {"state_dict": {"epoch": 3}}])
-def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
-    torch.save(content, tmp_path / "odd.pth")
+def test_a_file_without_a_state_dict_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"epoch": 3}}, tmp_path / "odd.pth")
     assert "holds no tensors" in refusal(tmp_path / "odd.pth").fact
 
 
-@pytest.mark.parametrize(
-    ("wrapper", "prefix"),
-    [(None, ""), (None, "module."), ("state_dict", "module."), ("model_state_dict", ""), ("model", "")],
-)
-def test_public_state_dicts_are_read(tmp_path: Path, wrapper: str | None, prefix: str) -> None:
-    model = stock("cifar", "resnet8")
-    state = {prefix + name: tensor for name, tensor in model.state_dict().items()}
-    torch.save({wrapper: state, "epoch": 3} if wrapper else state, tmp_path / "public.pth")
-    loaded = checkpoint.load(tmp_path / "public.pth")
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_public_state_dicts_are_read(tmp_path: Path, suffix: str) -> None:
+    model, path = stock("cifar", "resnet8"), tmp_path / f"public.{suffix}"
+    state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+    if suffix == "pth":
+        torch.save({"state_dict": state, "epoch": 3}, path)
+    else:
+        save_file(state, path)
+    loaded = checkpoint.load(path)
     assert torch.equal(models.predict(loaded, [noise(model)]), models.predict(model, [noise(model)]))
 
 
@@ -314,8 +320,8 @@ def test_names_of_other_authors_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_float_types_become_single_precision(tmp_path: Path, dtype: torch.dtype) -> None:
     model = copy.deepcopy(stock("cifar", "resnet8")).to(dtype)
-    torch.save(model.state_dict(), tmp_path / "half.pth")
-    loaded = checkpoint.load(tmp_path / "half.pth")
+    save_file(model.state_dict(), tmp_path / "half.safetensors")
+    loaded = checkpoint.load(tmp_path / "half.safetensors")
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
     assert torch.equal(loaded.conv1.weight, model.conv1.weight.float())
 

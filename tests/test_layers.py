@@ -1,5 +1,7 @@
 """Cutting channels of one layer, and the shortcut that has no parameters."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -114,7 +116,46 @@ def test_cut_parameters_can_be_trained_as_before() -> None:
     assert layer.weight.is_contiguous()
 
 
-@pytest.mark.parametrize("layer", [nn.Conv2d(4, 4, 1, groups=2), nn.ReLU(), nn.Conv1d(4, 4, 1), nn.LayerNorm(4)])
+@pytest.mark.parametrize("layer", [nn.ReLU(), nn.Conv1d(4, 4, 1), nn.LayerNorm(4)])
 def test_other_layers_are_not_cut(layer: nn.Module) -> None:
     with pytest.raises(TypeError, match="can't be cut"):
         keep_channels(layer, None, [0, 1])
+
+
+@st.composite
+def grouped(draw: st.DrawFn) -> tuple[int, int, int, list[int]]:
+    """Groups, channels of each on either side, and the groups that stay."""
+    groups = draw(st.integers(2, 6))
+    kept = draw(st.lists(st.integers(0, groups - 1), min_size=1, max_size=groups, unique=True))
+    return groups, draw(st.integers(1, 3)), draw(st.integers(1, 3)), sorted(kept)
+
+
+@given(grouped())
+def test_a_grouped_convolution_loses_whole_groups(arguments: tuple[int, int, int, list[int]]) -> None:
+    groups, inputs, outputs, kept = arguments
+    layer = nn.Conv2d(groups * inputs, groups * outputs, 3, groups=groups)
+    x = torch.randn(2, groups * inputs, 5, 5)
+    ins = [g * inputs + c for g in kept for c in range(inputs)]
+    outs = [g * outputs + c for g in kept for c in range(outputs)]
+    expected = layer(x)[:, outs]
+    keep_channels(layer, ins, outs)
+    assert (layer.groups, layer.in_channels, layer.out_channels) == (len(kept), len(ins), len(outs))
+    assert torch.allclose(layer(x[:, ins]), expected, atol=1e-6)
+
+
+@given(grouped())
+def test_a_group_norm_loses_whole_groups(arguments: tuple[int, int, int, list[int]]) -> None:
+    groups, width, _, kept = arguments
+    layer = nn.GroupNorm(groups, groups * width)
+    x = torch.randn(2, groups * width, 4, 4)
+    outs = [g * width + c for g in kept for c in range(width)]
+    expected = layer(x)[:, outs]
+    keep_channels(layer, None, outs)
+    assert torch.allclose(layer(x[:, outs]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Conv2d(4, 4, 1, groups=2), lambda: nn.GroupNorm(2, 4)])
+@pytest.mark.parametrize("kept", [[0], [0, 2], [1, 0], [0, 1, 2], [0, 0]])
+def test_no_group_is_torn_apart(make: Callable[[], nn.Module], kept: list[int]) -> None:
+    with pytest.raises(ValueError, match="only whole groups of 2 channels"):
+        keep_channels(make(), None, kept)

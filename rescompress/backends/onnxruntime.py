@@ -27,8 +27,9 @@ SCHEME = QuantScheme(
     activation_dtype="uint8",
     symmetric_activations=False,
     per_channel_weights=True,
-    quantized_ops=("conv", "linear", "add", "avg_pool"),
+    quantized_ops=("conv", "linear", "add", "mul", "sigmoid", "avg_pool"),
     passing_ops=("max_pool", "reshape"),
+    closed_ops=("conv", "add", "mul", "sigmoid", "avg_pool"),
 )
 PROVIDER = "CPUExecutionProvider"
 ENTRY = "model.onnx"

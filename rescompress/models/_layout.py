@@ -47,10 +47,10 @@ def classes_of(shapes: Mapping[str, tuple[int, ...]], classifier: str) -> int:
 
 
 def init_kaiming(model: nn.Module) -> None:
-    """Draw convolutions from He et al.'s normal distribution (arXiv:1502.01852)."""
+    """Draw weights from He et al.'s normal distribution (arXiv:1502.01852)."""
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(module.weight)
 
 
 def _blocks(shapes: Mapping[str, tuple[int, ...]], pattern: str) -> int:

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from rescompress import models, progress
+from rescompress import models
 from rescompress.context import Context
 from rescompress.errors import InputRefused, RecipeError
-from rescompress.layers import PadShortcut
+from rescompress.layers import PadShortcut, width_of
 from rescompress.pruning import Cut, Group, cut_channels, find_groups, prune
 from tests.networks import custom, fused, noise, quantized, same, snapshot, stock
 
@@ -27,7 +27,16 @@ WIDE = {
     "torchvision resnet18": lambda: stock("torchvision", "resnet18", side=64),
     "torchvision resnet50": lambda: stock("torchvision", "resnet50", side=64),
     "torchvision resnext50": lambda: stock("torchvision", "resnext50_32x4d", side=64),
+    "timm resnet50_gn": lambda: stock("timm", "resnet50_gn", side=64),
+    "timm seresnext26t": lambda: stock("timm", "seresnext26t_32x4d", side=64),
+    "timm resnetv2_18": lambda: stock("timm", "resnetv2_18", side=64),
+    "huggingface basic": lambda: stock("huggingface", "ResNetForImageClassification", side=64, **BASIC),
+    "preact resnet20": lambda: stock("preact", "preact_resnet20"),
+    "wide resnet": lambda: stock("wide_resnet", "wrn_16_4"),
+    "se resnet20": lambda: stock("se", "se_resnet20"),
+    "keras": lambda: stock("keras", "ResNet50", side=64),
 }
+BASIC = {"layer_type": "basic", "hidden_sizes": (64, 128), "depths": (1, 1)}
 NETWORKS = {**SMALL, **WIDE}
 
 
@@ -71,7 +80,7 @@ def some_cuts(groups: Sequence[Group], most: float, seed: int) -> list[Cut]:
 
 def difference(model: nn.Module, chosen: Sequence[Cut]) -> float:
     """Largest difference of a logit between the pruned and the silenced network, against the largest logit."""
-    images = noise(model).to(model.conv1.weight.dtype)
+    images = noise(model).to(next(model.parameters()).dtype)
     with torch.no_grad():
         expected = silenced(model, chosen)(images)
         # A padded shortcut makes its zeros and ones anew, in single precision.
@@ -105,24 +114,20 @@ def test_groups_hold_every_channel_once(name: str) -> None:
 
 
 def cuttable(model: nn.Module) -> dict[tuple[str, str], list[int]]:
-    """Every channel but the stem's inputs, the classes, and those that a grouped convolution reads or makes."""
+    """Every channel but the stem's inputs and the classes; a grouped convolution counts on its output side."""
     whole: dict[tuple[str, str], list[int]] = {}
-    grouped = {name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d) and layer.groups > 1}
-    # In a bottleneck conv1 feeds the grouped conv2, which feeds conv3.
-    tied_outputs = {name[:-1] + end for name in grouped for end in "12"}
-    tied_inputs = {name[:-1] + end for name in grouped for end in "23"}
-    tied_norms = {name.replace("conv", "bn") for name in tied_outputs}
     for name, layer in model.named_modules():
         if isinstance(layer, (nn.Conv2d, PadShortcut)):
-            if name not in tied_outputs:
-                whole[name, "outputs"] = list(range(layer.out_channels))
-            if name not in tied_inputs and name != "conv1":
+            whole[name, "outputs"] = list(range(layer.out_channels))
+            if layer.in_channels != 3 and getattr(layer, "groups", 1) == 1:
                 whole[name, "inputs"] = list(range(layer.in_channels))
-        elif isinstance(layer, nn.BatchNorm2d) and name not in tied_norms:
-            whole[name, "outputs"] = list(range(layer.num_features))
+        elif isinstance(layer, (nn.BatchNorm2d, nn.GroupNorm)):
+            whole[name, "outputs"] = list(range(width_of(layer, "outputs")))
         elif isinstance(layer, nn.Linear):
             whole[name, "inputs"] = list(range(layer.in_features))
-    return whole
+            if layer.out_features != 10:
+                whole[name, "outputs"] = list(range(layer.out_features))
+    return {side: places for side, places in whole.items() if side[0] != "head.fc" or side[1] == "inputs"}
 
 
 def test_groups_come_in_the_same_order_every_time() -> None:
@@ -130,17 +135,23 @@ def test_groups_come_in_the_same_order_every_time() -> None:
     assert find_groups(NETWORKS[name](), (3, 32, 32))[0] == groups_of(name)
 
 
-def test_a_grouped_convolution_keeps_its_channels_and_is_named() -> None:
+def test_a_grouped_convolution_loses_whole_groups() -> None:
     whole = NETWORKS["torchvision resnext50"]()
-    with progress.gathered() as notes:
-        pruned = prune(whole, Context(), ratio=0.5)
+    pruned = prune(whole, Context(), ratio=0.5)
     for name, layer in whole.named_modules():
-        now = pruned.get_submodule(name)
         if isinstance(layer, nn.Conv2d) and layer.groups > 1:
-            assert now.weight.shape == layer.weight.shape
-            assert sum(name in note for note in notes) == 1
-    assert pruned.layer4[2].conv3.out_channels == whole.layer4[2].conv3.out_channels // 2
+            now = pruned.get_submodule(name)
+            assert now.groups == now.in_channels // (layer.in_channels // 32)
+            assert now.out_channels == now.in_channels == layer.out_channels // 2
     assert models.predict(pruned, [noise(whole)]).shape == (2, 10)
+
+
+def test_layers_that_are_named_keep_their_outputs() -> None:
+    whole = NETWORKS["torchvision resnet18"]()
+    pruned = prune(whole, Context(), ratio=0.5, keep=("layer1.*", "*.conv1"))
+    assert pruned.layer1[0].conv2.out_channels == 64
+    assert pruned.layer2[0].conv1.out_channels == 128
+    assert pruned.layer2[0].conv2.out_channels == 64
 
 
 class Depthwise(nn.Module):

@@ -70,7 +70,7 @@ def layer(scheme: QuantScheme, weight: Tensor, bias: Tensor) -> tuple[FakeQuanti
     traced = graph.capture(custom(model), (3, 8, 8))
     sites = place(traced, scheme)
     fakequant.insert(traced, sites)
-    x, w = (fakequant.quantizer_of(traced, site) for site in sites)
+    x, w = (fakequant.quantizer_of(traced, site) for site in sites if site.value in (graph.INPUT, "conv.weight"))
     set_activation(x, -1.0, 1.0)
     set_weight(traced, next(node for node in traced.graph.nodes if graph.op_of(node) == "conv"))
     lowered = dict(fakequant.lower(traced).named_modules())["fakequant.conv/bias_lowered"]
