@@ -78,6 +78,36 @@ def load(path: Path | str, spec: ModelSpec | None = None) -> nn.Module:
     return _fill(file, model, state)
 
 
+def convert(source: Path | str, target: Path | str, spec: ModelSpec | None = None) -> ModelSpec | None:
+    """Write any checkpoint that can be read as one ``.safetensors``, with its network's description if that is known.
+
+    Tensors keep the names that the network's makers gave them.
+
+    Args:
+        source: as for ``load``.
+        target: the file to write.
+        spec: the stock network that a state dict belongs to; None finds it by names and shapes.
+
+    Returns:
+        The network, or None where no family knows it: then the file holds the tensors alone.
+
+    Raises:
+        InputRefused: the source is missing, broken or unsafe, or the target is no ``.safetensors``.
+    """
+    if Path(target).suffix != ".safetensors":
+        raise InputRefused(f"{target} is no .safetensors.", "Name the file to write OUT.safetensors.")
+    file, found = _find(str(source))
+    state, metadata = read(file)
+    spec = spec or found or (None if metadata else _guess(state))
+    if metadata is None and spec is None:
+        with artifact.writing(Path(target)) as temporary:
+            temporary.write_bytes(serialize({name: tensor.contiguous() for name, tensor in state.items()}))
+        return None
+    model = load(file, spec) if metadata else _load_stock(file, state, spec)
+    save(model, target)
+    return models.spec_of(model)
+
+
 def read(path: Path) -> tuple[dict[str, Tensor], str | None]:
     """Tensors of a file by name, all of them finite, and our metadata if the file is our own.
 

@@ -58,9 +58,7 @@ def verify(
             f"The artifact gives {theirs.shape[1]} numbers an image, the model {ours.shape[1]}.",
             "Compare the artifact with the checkpoint that it was exported from.",
         )
-    classifies = models.spec_of(model).output == "logits"
-    sqnr = metrics.sqnr_db(ours, theirs)
-    agree = metrics.agreement(ours, theirs) if classifies else Proportion(0, 0)
+    sqnr, agree = metrics.sqnr_db(ours, theirs), _agreement(model, ours, theirs)
     least_sqnr = LEAST_SQNR_DB[manifest.precision] if min_sqnr_db is None else min_sqnr_db
     least_agreement = LEAST_AGREEMENT[manifest.precision] if min_agreement is None else min_agreement
     failures = []
@@ -77,8 +75,8 @@ def verify(
         label=manifest.label,
         backend=manifest.backend,
         inputs="test split" if images else "noise",
-        accuracy=_accuracy(theirs, labels) if classifies else None,
-        reference_accuracy=_accuracy(ours, labels) if classifies else None,
+        accuracy=_accuracy(theirs, labels),
+        reference_accuracy=_accuracy(ours, labels),
         max_abs=float(np.abs(ours - theirs).max()),
         sqnr_db=sqnr,
         agreement=agree,
@@ -103,8 +101,8 @@ def _logits(folder: Path, model: nn.Module, images: Data | None, batch: int) -> 
     preprocessing = models.spec_of(model).preprocessing
     ours, theirs, labels = [], [], []
     alone: Array | None = None
-    noise = NOISE_IMAGES if models.spec_of(model).output == "logits" else NOISE_MAPS
-    count = len(images.test) if images else noise
+    classifies = models.spec_of(model).output == "logits"
+    count = len(images.test) if images else NOISE_IMAGES if classifies else NOISE_MAPS
     with Worker(folder) as worker:
         steps = _batches(images, preprocessing, batch, count)
         for inputs, targets in progress.track(steps, f"verify {folder.name}", -(-count // batch)):
@@ -112,7 +110,7 @@ def _logits(folder: Path, model: nn.Module, images: Data | None, batch: int) -> 
                 alone = worker.run(inputs[:1])
             theirs.append(worker.run(inputs))
             ours.append(models.predict(model, [torch.from_numpy(inputs)]).numpy())
-            labels.extend(targets)
+            labels.extend(targets if classifies else ())
     assert alone is not None
     return np.concatenate(ours), np.concatenate(theirs), labels, alone
 
@@ -140,6 +138,10 @@ def _batches(
         return
     for pixels, labels in data.batches(images.test, preprocessing, batch, count):
         yield pixels.numpy(), labels.tolist()
+
+
+def _agreement(model: nn.Module, ours: Array, theirs: Array) -> Proportion:
+    return metrics.agreement(ours, theirs) if models.spec_of(model).output == "logits" else Proportion(0, 0)
 
 
 def _accuracy(logits: Array, labels: list[int]) -> Proportion | None:

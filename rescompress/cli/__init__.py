@@ -13,7 +13,8 @@ from rescompress.errors import RescompressError
 
 VERBS = {
     "run": ("rescompress.pipeline", "run"),
-    "inspect": ("rescompress.cost", "layer_costs"),
+    "inspect": ("rescompress.inspection", "inspect"),
+    "convert": ("rescompress.checkpoint", "convert"),
     "fit": ("rescompress.training", "fit"),
     "prune": ("rescompress.pruning", "prune"),
     "factorize": ("rescompress.factorization", "factorize"),

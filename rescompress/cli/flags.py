@@ -69,9 +69,12 @@ class _Value(click.ParamType[Any]):
     def __init__(self, knob: Knob) -> None:
         self.name = _metavar(knob).lower()
         self._text = _bare_type(knob.annotation) in (str, Path)
+        self._many = get_origin(_bare_type(knob.annotation)) is tuple
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read numbers, names and ``{name: {knob: value}}``."""
+        """Read numbers, names, lists and ``{name: {knob: value}}``."""
+        if self._many and isinstance(value, str) and not value.startswith("["):
+            return [part.strip() for part in value.split(",")]
         if not isinstance(value, str) or self._text:
             return value
         try:
@@ -83,7 +86,7 @@ class _Value(click.ParamType[Any]):
 def _help(knob: Knob) -> str:
     facts = [limit for limit in (_choices(knob), _limits(knob)) if limit]
     if not knob.required and knob.default is not None:
-        facts.append(f"default {knob.default}")
+        facts.append(f"default {list(knob.default) if isinstance(knob.default, tuple) else knob.default}")
     meaning = knob.help[:1].upper() + knob.help[1:]
     return f"{meaning}  [{'; '.join(facts)}]" if facts else meaning
 

@@ -6,11 +6,13 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rescompress import cli as command_line
 from rescompress.artifact import to_json
-from rescompress.spec import BenchmarkRow, Cost, LayerCost, RunReport, VerificationRow
+from rescompress.spec import BenchmarkRow, RunReport, VerificationRow
+from rescompress.views import Inspection
 
 form = "human"
 PIPE_WIDTH = 160
@@ -51,30 +53,18 @@ def report(found: RunReport) -> None:
         ]
         for row in found.stages
     ]
-    _table(["stage", "top-1 %", "params", "MACs", "weight bytes", "in its runtime %", "p50 ms", "ratio"], rows)
+    table(["stage", "top-1 %", "params", "MACs", "weight bytes", "in its runtime %", "p50 ms", "ratio"], rows)
     print(verdict.headline(found))
 
 
-def inspection(model: str, total: Cost, layers: Sequence[LayerCost]) -> None:
-    """Each layer's cost, then the total."""
+def inspection(found: Inspection) -> None:
+    """What a network is, what each layer costs, and what will hurt."""
     if form == "json":
-        document({"model": model, "total": vars(total), "layers": [vars(layer) for layer in layers]})
-    if form != "human":
-        return
-    shown = [
-        [
-            layer.layer,
-            layer.op,
-            "x".join(map(str, layer.output_shape)),
-            f"{layer.params:,}",
-            f"{layer.macs:,}",
-            str(layer.weight_bits),
-            f"{layer.weight_bytes:,}",
-        ]
-        for layer in layers
-    ]
-    _table(["layer", "op", "output", "params", "MACs", "bits", "weight bytes"], shown)
-    print(f"{model}: {total.params:,} parameters, {total.macs:,} MACs, {total.weight_bytes:,} bytes of weights")
+        document(found)
+    if form == "human":
+        from rescompress.cli import inspected
+
+        inspected.show(found)
 
 
 def verification(row: VerificationRow) -> None:
@@ -92,7 +82,7 @@ def verification(row: VerificationRow) -> None:
         ["inputs", row.inputs],
         ["verdict", "; ".join(row.failures) or "verified"],
     ]
-    _table([row.label, row.backend], facts)
+    table([row.label, row.backend], facts)
 
 
 def benchmark(row: BenchmarkRow) -> None:
@@ -111,7 +101,7 @@ def benchmark(row: BenchmarkRow) -> None:
         ]
         for each in row.latencies
     ]
-    _table(["artifact", "p50 ms [95 %]", "p90 ms", "ratio [95 %]", "queries"], shown)
+    table(["artifact", "p50 ms [95 %]", "p90 ms", "ratio [95 %]", "queries"], shown)
     print(f"{row.verdict}: {' '.join(row.reasons) or 'no objection'}")
 
 
@@ -129,7 +119,7 @@ def diagnosis(found: Any) -> None:
         [t.name, "yes" if t.usable else "no", ", ".join(f"{k} {v}" for k, v in t.versions.items()) or t.remedy]
         for t in found.targets
     ]
-    _table(["runtime", "usable here", "releases, or how to get it"], rows)
+    table(["runtime", "usable here", "releases, or how to get it"], rows)
 
 
 def recipes(found: Mapping[str, str]) -> None:
@@ -137,7 +127,21 @@ def recipes(found: Mapping[str, str]) -> None:
     if form == "json":
         document(dict(found))
     elif form == "human":
-        _table(["recipe", "what it does"], [[name, about] for name, about in found.items()])
+        table(["recipe", "what it does"], [[name, about] for name, about in found.items()])
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table as wide as the terminal; what is in it may come from a file, so nothing in it is markup."""
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    filled = list(rows)
+    for place, title in enumerate(head):
+        numbers = place > 0 and all(row[place][:1].isdigit() or row[place] == "-" for row in filled)
+        drawn.add_column(title, no_wrap=not place, justify="right" if numbers else "left")
+    for row in filled:
+        drawn.add_row(*map(escape, row))
+    console = Console()
+    console.width = max(console.width, 0 if console.is_terminal else PIPE_WIDTH)
+    console.print(drawn)
 
 
 def _proof(found: RunReport, label: str) -> list[str]:
@@ -155,16 +159,3 @@ def _proof(found: RunReport, label: str) -> list[str]:
 
 def _percent(proportion: Any) -> str:
     return f"{proportion.percent:.2f}" if proportion else "-"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    filled = list(rows)
-    for place, title in enumerate(head):
-        numbers = place > 0 and all(row[place][:1].isdigit() or row[place] == "-" for row in filled)
-        table.add_column(title, no_wrap=not place, justify="right" if numbers else "left")
-    for row in filled:
-        table.add_row(*row)
-    console = Console()
-    console.width = max(console.width, 0 if console.is_terminal else PIPE_WIDTH)
-    console.print(table)

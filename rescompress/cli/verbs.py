@@ -73,9 +73,6 @@ def _stage(verb: str) -> tuple[Body, list[click.Parameter]]:
         out: Path | None,
         seed: int,
         max_accuracy_drop: float | None,
-        family: str | None,
-        architecture: str | None,
-        classes: int | None,
         **given: Any,
     ) -> None:
         from rescompress import pipeline
@@ -83,18 +80,8 @@ def _stage(verb: str) -> tuple[Body, list[click.Parameter]]:
         steps: list[Any] = [{verb: values(function, given)}]
         if verb in order.NEEDS:
             steps.insert(0, order.NEEDS[verb])
-        job = recipe.parse(
-            {
-                "name": verb,
-                "seed": seed,
-                "model": {"checkpoint": model, "family": family, "architecture": architecture, "classes": classes},
-                "data": read_value(data, "--data") if data else None,
-                "stages": steps,
-                "export": to.split(",") if to else (),
-                "max_accuracy_drop": max_accuracy_drop,
-                "benchmark": False,
-            }
-        )
+        asked = {"seed": seed, "stages": steps, "max_accuracy_drop": max_accuracy_drop}
+        job = _job(verb, _chosen(model, given), data, export=to.split(",") if to else (), **asked)
         show.report(pipeline.run(job, out))
 
     return body, [
@@ -108,13 +95,47 @@ def _stage(verb: str) -> tuple[Body, list[click.Parameter]]:
 
 
 def _inspect() -> tuple[Body, list[click.Parameter]]:
-    def body(model: str, family: str | None, architecture: str | None, classes: int | None, data: str | None) -> None:
+    from rescompress import inspection
+
+    def body(model: str, data: str | None, out: Path | None, images: int | None, **given: Any) -> None:
+        from rescompress import models
+        from rescompress.reporting.inspection import write
+
+        if model.lower().endswith(".onnx"):
+            if data is not None:
+                raise RecipeError("An ONNX graph is looked at, not run.", "Leave --data out.")
+            found = inspection.inspect_onnx(model)
+        else:
+            opened = _load(_chosen(model, given))
+            knobs = values(inspection.inspect, {"images": images})
+            found = inspection.inspect(opened, _open(data, models.spec_of(opened)), **knobs)
+        show.inspection(found)
+        for path in write(found, out) if out else ():
+            progress.note(str(path))
+
+    return body, [*_model(), _out(), *options(inspection.inspect)]
+
+
+def body(model: str, data: str | None, **given: Any) -> None:
         from rescompress import cost, models
 
-        opened = _load(model, family, architecture, classes)
+        opened = _load(_chosen(model, given))
         show.inspection(str(models.spec_of(opened)), cost.total_cost(opened), cost.layer_costs(opened))
 
     return body, _model()
+
+
+def _convert() -> tuple[Body, list[click.Parameter]]:
+    def body(model: str, target: Path, data: str | None, **given: Any) -> None:
+        from rescompress import checkpoint
+        from rescompress.pipeline.stages import spec_of
+
+        found = checkpoint.convert(model, target, spec_of(recipe.ModelChoice(**_chosen(model, given))))
+        show.lines([f"{target}: {found or 'tensors of a network that no family knows'}"])
+
+    target = click.Argument(["target"], type=click.Path(path_type=Path), metavar="OUT.safetensors")
+    model, *flags = _model()
+    return body, [model, target, *flags]
 
 
 def _export() -> tuple[Body, list[click.Parameter]]:
@@ -122,25 +143,15 @@ def _export() -> tuple[Body, list[click.Parameter]]:
 
     def body(
         model: str,
-        family: str | None,
-        architecture: str | None,
-        classes: int | None,
         data: str | None,
         to: str,
         out: Path | None,
         **given: Any,
     ) -> None:
-        job = recipe.parse(
-            {
-                "name": "export",
-                "model": {"checkpoint": model, "family": family, "architecture": architecture, "classes": classes},
-                "data": read_value(data, "--data") if data else None,
-                "export": [{name: values(backends.get(name).export, given) or {}} for name in to.split(",")],
-                "benchmark": False,
-            }
-        )
         from rescompress import pipeline
 
+        targets = [{name: values(backends.get(name).export, given) or {}} for name in to.split(",")]
+        job = _job("export", _chosen(model, given), data, export=targets)
         show.report(pipeline.run(job, out))
 
     flags = [option for name in backends.names() for option in options(backends.get(name).export)]
@@ -240,6 +251,7 @@ def _schema() -> tuple[Body, list[click.Parameter]]:
 _BODIES: dict[str, Callable[[], tuple[Body, list[click.Parameter]]]] = {
     "run": _run,
     "inspect": _inspect,
+    "convert": _convert,
     "export": _export,
     "verify": _verify,
     "benchmark": _benchmark,
@@ -256,6 +268,7 @@ def _model() -> list[click.Parameter]:
         click.Option(["--family"], help="Family of a state dict that doesn't fit by itself."),
         click.Option(["--architecture"], help="Architecture of that state dict."),
         click.Option(["--classes"], type=int, help="Outputs of its classifier."),
+        click.Option(["--builder"], metavar="MODULE:FUNCTION", help="Your own function that builds the network."),
         _data(),
     ]
 
@@ -268,11 +281,21 @@ def _out() -> click.Option:
     return click.Option(["-o", "--out"], type=click.Path(path_type=Path), help="Folder for everything that is written.")
 
 
-def _load(path: str, family: str | None, architecture: str | None, classes: int | None) -> Any:
+def _chosen(model: str, given: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's model from the flags of ``_model``, which leave the given ones."""
+    return {"checkpoint": model, **{name: given.pop(name) for name in ("family", "architecture", "classes", "builder")}}
+
+
+def _job(name: str, chosen: dict[str, Any], data: str | None, **asked: Any) -> recipe.Recipe:
+    """A recipe as a verb's flags say it."""
+    said = read_value(data, "--data") if data else None
+    return recipe.parse({"name": name, "model": chosen, "data": said, "benchmark": False, **asked})
+
+
+def _load(chosen: dict[str, Any]) -> Any:
     from rescompress.pipeline.stages import open_origin
 
-    choice = {"checkpoint": path, "family": family, "architecture": architecture, "classes": classes}
-    return open_origin(recipe.parse({"name": "inspect", "model": choice})).model
+    return open_origin(recipe.parse({"name": "inspect", "model": chosen})).model
 
 
 def _open(text: str | None, spec: Any) -> Any:

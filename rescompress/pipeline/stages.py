@@ -39,7 +39,7 @@ def open_origin(job: Recipe) -> Origin:
         RecipeError: neither a checkpoint nor a whole description is given.
     """
     chosen = job.model
-    spec = _spec(chosen)
+    spec = spec_of(chosen)
     if chosen.checkpoint is not None:
         model = checkpoint.load(chosen.checkpoint, spec)
         _check_guess(chosen, models.spec_of(model))
@@ -53,8 +53,12 @@ def open_origin(job: Recipe) -> Origin:
     return Origin(models.build(spec, job.seed), spec, digest([repr(spec), job.seed]))
 
 
-def _spec(chosen: ModelChoice) -> ModelSpec | None:
-    """The stock network that the recipe names; None where it leaves that to the checkpoint."""
+def spec_of(chosen: ModelChoice) -> ModelSpec | None:
+    """The stock network that a recipe names; None where it leaves that to the checkpoint.
+
+    Raises:
+        RecipeError: the network is described wrongly or in part.
+    """
     if not chosen.builder and (chosen.family is None or chosen.architecture is None):
         return None
     classes = chosen.classes
