@@ -1,5 +1,6 @@
 """What a model costs: parameters, multiply-accumulates, bytes of its weights; per layer and in total."""
 
+from collections.abc import Sequence
 from math import prod
 from typing import cast
 
@@ -17,7 +18,11 @@ def total_cost(model: nn.Module) -> Cost:
 
     MACs are those of convolutions and linear layers, for one image.
     """
-    layers = layer_costs(model)
+    return summed(model, layer_costs(model))
+
+
+def summed(model: nn.Module, layers: Sequence[LayerCost]) -> Cost:
+    """Totals of a model whose layers' costs are known."""
     params = sum(p.numel() for p in model.parameters())
     elsewhere = params - sum(layer.params for layer in layers)
     elsewhere += sum(b.numel() for name, b in model.named_buffers() if "running_" in name)
@@ -27,7 +32,11 @@ def total_cost(model: nn.Module) -> Cost:
 
 def layer_costs(model: nn.Module) -> tuple[LayerCost, ...]:
     """Each convolution and linear layer, in order of execution."""
-    traced = graph.capture(model, models.spec_of(model).input_shape)
+    return costs_of(graph.capture(model, models.spec_of(model).input_shape))
+
+
+def costs_of(traced: fx.GraphModule) -> tuple[LayerCost, ...]:
+    """Each convolution and linear layer of a captured graph."""
     nodes = [node for node in traced.graph.nodes if graph.op_of(node) in ("conv", "linear")]
     return tuple(_layer_cost(traced, node) for node in nodes)
 

@@ -116,15 +116,6 @@ def _inspect() -> tuple[Body, list[click.Parameter]]:
     return body, [*_model(), _out(), *options(inspection.inspect)]
 
 
-def body(model: str, data: str | None, **given: Any) -> None:
-        from rescompress import cost, models
-
-        opened = _load(_chosen(model, given))
-        show.inspection(str(models.spec_of(opened)), cost.total_cost(opened), cost.layer_costs(opened))
-
-    return body, _model()
-
-
 def _convert() -> tuple[Body, list[click.Parameter]]:
     def body(model: str, target: Path, data: str | None, **given: Any) -> None:
         from rescompress import checkpoint
@@ -141,13 +132,7 @@ def _convert() -> tuple[Body, list[click.Parameter]]:
 def _export() -> tuple[Body, list[click.Parameter]]:
     from rescompress import backends
 
-    def body(
-        model: str,
-        data: str | None,
-        to: str,
-        out: Path | None,
-        **given: Any,
-    ) -> None:
+    def body(model: str, data: str | None, to: str, out: Path | None, **given: Any) -> None:
         from rescompress import pipeline
 
         targets = [{name: values(backends.get(name).export, given) or {}} for name in to.split(",")]

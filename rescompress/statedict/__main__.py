@@ -14,6 +14,7 @@ from torch import Tensor
 from rescompress.errors import InputRefused, RescompressError, ResourceExhausted
 from rescompress.statedict import opcodes, sandbox, unwrap
 from rescompress.statedict.hdf5 import read_hdf5
+from rescompress.statedict.onnx_graph import read_onnx
 from rescompress.statedict.opcodes import AGAIN
 
 SUSPECT = "Check where the file comes from, and save it again with torch.save."
@@ -56,7 +57,7 @@ def read_torch(path: Path, granted: sandbox.Limits) -> dict[str, Tensor]:
 
 
 Reader = Callable[[Path, sandbox.Limits], dict[str, Tensor]]
-READERS: dict[str, Reader] = {"torch": read_torch, "hdf5": read_hdf5}
+READERS: dict[str, Reader] = {"torch": read_torch, "hdf5": read_hdf5, "onnx": read_onnx}
 
 
 def _limit(granted: sandbox.Limits) -> None:

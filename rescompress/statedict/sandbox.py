@@ -29,6 +29,8 @@ MEMORY_BYTES, GROWTH = 2 * 2**30, 4
 """Address space beyond what the process has before it opens the file, and how often the file may lie in memory."""
 SLACK_BYTES = 16 * 2**20
 PACKAGES = Path(__file__).parents[2]
+NEEDS = {"hdf5": ("h5py", "weights of Keras", "keras"), "onnx": ("onnx", "an ONNX graph", "onnx")}
+"""For each kind of file that PyTorch can't read: the package that can, what the file holds, and the extra."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,13 @@ def read(kind: str, path: Path) -> dict[str, Tensor]:
     Raises:
         InputRefused: what the process found wrong, or that the file made it crash.
         ResourceExhausted: the process was ended by a limit, the clock or the system.
-        BackendMissing: h5py is not installed, and the file is of Keras.
+        BackendMissing: the package that reads this kind is not installed.
     """
-    if kind == "hdf5" and importlib.util.find_spec("h5py") is None:
-        raise BackendMissing(f"{path} holds weights of Keras, and h5py is not installed.", _INSTALL)
+    package, what, extra = NEEDS.get(kind, ("torch", "", ""))
+    if importlib.util.find_spec(package) is None:
+        raise BackendMissing(
+            f"{path} holds {what}, and {package} is not installed.", f"Install it: pip install 'rescompress[{extra}]'."
+        )
     granted = limits(path.stat().st_size)
     with tempfile.TemporaryDirectory(prefix="rescompress-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -74,7 +79,6 @@ def read(kind: str, path: Path) -> dict[str, Tensor]:
             raise InputRefused(f"{path} ended the process that read it.", _SUSPECT) from None
 
 
-_INSTALL = "Install it: pip install 'rescompress[keras]'."
 _SUSPECT = "Check where the file comes from; if you trust it, free memory and disk space and try again."
 
 

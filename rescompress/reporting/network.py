@@ -1,0 +1,252 @@
+"""A network as one SVG: a bar for each layer, as long as its MACs and coloured by its sensitivity to INT8."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from xml.sax.saxutils import escape, quoteattr
+
+from rescompress.reporting import wording
+from rescompress.reporting.panels import ADD, GAP, HEAD, HEATS, PAD, ROW, Panel, Scale, columns, panels, scale
+from rescompress.views import Finding, Inspection, LayerView
+
+RAIL, SKIP, TEXT, NUMBER, BETWEEN = 29, 14, 46, 52, 20
+"""Where a column has its line, its shortcuts and its names, the room for its numbers, and what parts two columns."""
+MARGIN = 24
+GLYPH = 6.0
+"""Mean width of a glyph at 11 pixels."""
+STYLE = """
+.network text { font: 11px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; fill: var(--ink);
+  stroke: none; font-variant-numeric: tabular-nums; }
+.network .quiet { fill: var(--muted); }
+.network .title { font-weight: 600; }
+.network .line { fill: none; stroke: var(--muted); stroke-width: 1.4; stroke-opacity: 0.7; }
+.network .skip { fill: none; stroke: var(--accent); stroke-width: 1.7; }
+.network .fixed { stroke-dasharray: 3 3; }
+.network .node { fill: var(--paper); }
+.network .mark { font-weight: 700; font-size: 10px; fill: var(--paper); }
+"""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """How wide a picture is, in CSS pixels, and of how many columns at most."""
+
+    width: int
+    columns: int
+
+
+WIDE, NARROW = Sheet(1060, 3), Sheet(330, 1)
+
+
+@dataclass(frozen=True)
+class Key:
+    """What colours, lengths and marks mean.
+
+    Attributes:
+        scale: of the colours.
+        longest: MACs of the longest bar.
+        marks: of each layer, what is found about it.
+        about: what sensitivity is.
+    """
+
+    scale: Scale
+    longest: int
+    marks: dict[str, tuple[Finding, ...]]
+    about: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """Where a column begins, and how wide it is."""
+
+    x: float
+    width: float
+
+    @property
+    def bar(self) -> float:
+        """Left end of the bars."""
+        return self.x + TEXT + max(84.0, 0.3 * self.width)
+
+    @property
+    def room(self) -> float:
+        """Length of the longest bar."""
+        return self.x + self.width - NUMBER - 12 - self.bar
+
+
+def draw(found: Inspection, sheet: Sheet) -> str:
+    """The picture as an ``<svg>`` element whose colours are variables of the page around it.
+
+    Blocks follow each other from top to bottom, column by column, along one line; a shortcut leaves that line at a
+    block's top and comes back at its add. Equal inspections give equal bytes.
+    """
+    drawn, height = _drawn(found, sheet)
+    return _framed(found, [f"<style>{STYLE}</style>", *drawn], f"0 0 {sheet.width} {height}")
+
+
+def standalone(found: Inspection) -> str:
+    """The picture as a file of its own, which follows the reader's light or dark."""
+    palette = (Path(__file__).parent / "palette.css").read_text("utf-8").replace(":root", ".network")
+    drawn, height = _drawn(found, WIDE)
+    width, height = WIDE.width + 2 * MARGIN, height + 2 * MARGIN
+    ground = _rect(-MARGIN, -MARGIN, width, height, "var(--paper)", radius=0)
+    parts = [f"<style>\n{palette}{STYLE}</style>", ground, *drawn]
+    return _framed(found, parts, f"{-MARGIN} {-MARGIN} {width} {height}") + "\n"
+
+
+def _framed(found: Inspection, parts: Sequence[str], box: str) -> str:
+    label = f"The network layer by layer: {len(found.layers)} layers, {len(found.blocks)} residual blocks."
+    head = f'<svg class="network" xmlns="http://www.w3.org/2000/svg" viewBox="{box}" role="img"'
+    return "\n".join([f"{head} aria-label={quoteattr(label)}>", *parts, "</svg>"])
+
+
+def _drawn(found: Inspection, sheet: Sheet) -> tuple[list[str], int]:
+    """Everything in the picture, and how high it is."""
+    key = _key(found)
+    parts, top = _legend(key, sheet)
+    filled = columns(panels(found), sheet.columns)
+    width = (sheet.width - BETWEEN * (len(filled) - 1)) / max(1, len(filled))
+    bottom = float(top)
+    for number, column in enumerate(filled):
+        drawn, end = _column(column, Column(number * (width + BETWEEN), width), key, top + 16)
+        parts += drawn
+        bottom = max(bottom, end)
+    return parts, round(bottom) + 8
+
+
+def _key(found: Inspection) -> Key:
+    marks: dict[str, list[Finding]] = {}
+    for finding in found.findings:
+        for name in finding.layers if finding.severity != "note" else ():
+            marks.setdefault(name, []).append(finding)
+    return Key(
+        scale=scale(found),
+        longest=max((layer.macs for layer in found.layers), default=1) or 1,
+        marks={name: tuple(findings) for name, findings in marks.items()},
+        about="SQNR of the output with one layer in INT8" if found.images else "SQNR of the weights in INT8",
+    )
+
+
+def _legend(key: Key, sheet: Sheet) -> tuple[list[str], int]:
+    """What colours, lengths and marks mean, and where it ends."""
+    drawn, step = [], 38
+    for heat in range(HEATS):
+        drawn.append(_rect(heat * step, 18, step - 2, 10, f"var(--heat-{heat})"))
+    edges = [edge for edge in key.scale.edges_db if isfinite(edge)]
+    for place, edge in enumerate(edges):
+        anchor = "start" if not place else "end" if place == HEATS else "middle"
+        drawn.append(_text(place * step - (1 if place else 0), 41, f"{edge:.0f}", "quiet", anchor))
+    drawn.append(_text(0, 10, f"Colour: {key.about}, dB", "title"))
+    drawn.append(_text(HEATS * step + 10, 27, "low is sensitive" if edges else "unknown", "quiet"))
+    x, y = (420, 10) if sheet.width > 600 else (0, 64)
+    drawn.append(_text(x, y, "Bar: MACs", "title"))
+    drawn.append(_text(x, y + 17, f"longest {wording.count(key.longest)}", "quiet"))
+    x, y = (560, 10) if sheet.width > 600 else (110, 64)
+    drawn.append(_text(x, y, "Shortcut", "title"))
+    for number, (kind, name) in enumerate((("", "identity or projection"), ("fixed", "fixed weights"))):
+        drawn.append(f'<path class="skip {kind}" d="M{x} {y + 13 + 16 * number}h18"/>')
+        drawn.append(_text(x + 24, y + 17 + 16 * number, name, "quiet"))
+    x, y = (760, 10) if sheet.width > 600 else (0, 116)
+    drawn += [_text(x, y, "Mark", "title"), *_mark(x + 6, y + 13, "warning")]
+    drawn.append(_text(x + 18, y + 17, "something will hurt", "quiet"))
+    return drawn, 56 if sheet.width > 600 else 142
+
+
+def _column(found: Sequence[Panel], column: Column, key: Key, top: float) -> tuple[list[str], float]:
+    """The panels of one column on the line through them, and where it ends."""
+    x, y = column.x + RAIL, top
+    grounds, drawn = [], []
+    for panel in found:
+        if panel.block:
+            grounds.append(_rect(column.x, y, column.width, panel.height, "var(--page)", radius=8))
+        drawn += _panel(panel, column, key, y)
+        y += panel.height + GAP
+    end = y - GAP + 12
+    line = f'<path class="line" d="M{x:.1f} {top - 10:.1f}V{end:.1f}m-4 -5l4 5l4 -5"/>'
+    return [*grounds, line, *drawn], end
+
+
+def _panel(panel: Panel, column: Column, key: Key, y: float) -> list[str]:
+    drawn: list[str] = []
+    block, head = panel.block, HEAD if panel.block else 0
+    if block:
+        shape = wording.TIMES.join(map(str, block.output_shape))
+        room = (column.width - TEXT - 12) / GLYPH - len(f"{block.kind} {shape}") - 2
+        drawn.append(_text(column.x + TEXT, y + 17, _short(block.name, int(room)), "title"))
+        drawn.append(_text(column.x + column.width - 12, y + 17, f"{block.kind} {shape}", "quiet", "end"))
+        drawn += _shortcut(panel, column, y)
+    aside = set(block.shortcut_layers) if block else set()
+    for number, layer in enumerate(panel.layers):
+        drawn += _row(layer, column, key, y + head + ROW * number, layer.layer in aside)
+    return drawn
+
+
+def _shortcut(panel: Panel, column: Column, y: float) -> list[str]:
+    """The way around a block, and the add where it ends."""
+    assert panel.block
+    line, around = column.x + RAIL, column.x + SKIP
+    end = y + panel.height - PAD - ADD / 2
+    kind = "skip fixed" if panel.block.shortcut == "fixed" else "skip"
+    bend = f"C{line:.1f} {y + 17:.1f} {around:.1f} {y + 13:.1f} {around:.1f} {y + 28:.1f}"
+    back = f"Q{around:.1f} {end:.1f} {line - 7:.1f} {end:.1f}"
+    return [
+        f'<path class="{kind}" d="M{line:.1f} {y + 2:.1f}{bend}V{end - 11:.1f}{back}"/>',
+        f'<circle class="node skip" style="fill:var(--paper)" cx="{line:.1f}" cy="{end:.1f}" r="6.5"/>',
+        f'<path class="skip" d="M{line - 3.5:.1f} {end:.1f}h7m-3.5 -3.5v7"/>',
+        _text(column.x + TEXT, end + 4, f"add, {panel.block.shortcut} shortcut", "quiet"),
+    ]
+
+
+def _row(layer: LayerView, column: Column, key: Key, y: float, aside: bool) -> list[str]:
+    """One layer: its node on the line or on the shortcut, name, bar, MACs, and a mark where something will hurt."""
+    heat = key.scale.heat(layer.sqnr_db)
+    colour = "var(--fp32)" if heat is None else f"var(--heat-{heat})"
+    x, middle = column.x + (SKIP if aside else RAIL), y + ROW / 2
+    marks = key.marks.get(layer.layer, ())
+    length = max(1.5, column.room * layer.macs / key.longest)
+    inside = layer.layer.removeprefix(f"{layer.block}.") if layer.block else layer.layer
+    room = (column.bar - column.x - TEXT - (18 if marks else 4)) / GLYPH
+    told = " ".join([_told(layer), *(finding.fact for finding in marks)])
+    drawn = [
+        f'<g class="layer"><title>{escape(told)}</title>',
+        _rect(column.x + TEXT - 4, y, column.width - TEXT - 4, ROW, "transparent"),
+        f'<rect class="node {"skip" if aside else "line"}" style="fill:{colour};stroke-opacity:1" '
+        f'x="{x - 4.5:.1f}" y="{middle - 4.5:.1f}" width="9" height="9" rx="2"/>',
+        _text(column.x + TEXT, middle + 4, _short(inside, int(room))),
+        _rect(column.bar, middle - 6, length, 12, colour, radius=2),
+        _text(column.x + column.width - 12, middle + 4, wording.count(layer.macs), "quiet", "end"),
+    ]
+    if marks:
+        drawn += _mark(column.bar - 11, middle, marks[0].severity)
+    return [*drawn, "</g>"]
+
+
+def _mark(x: float, y: float, severity: str) -> list[str]:
+    colour = "var(--bad)" if severity == "error" else "var(--warn)"
+    return [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{colour}"/>', _text(x, y + 3.6, "!", "mark", "middle")]
+
+
+def _told(layer: LayerView) -> str:
+    """All of a layer in one sentence."""
+    kernel = f" {wording.TIMES.join(map(str, layer.kernel))}" if layer.kernel else ""
+    shape = wording.TIMES.join(map(str, layer.output_shape))
+    sqnr = "unknown" if layer.sqnr_db is None else wording.decibels(layer.sqnr_db)
+    return (
+        f"{layer.layer}: {layer.op}{kernel} to {shape}, {wording.count(layer.params)} parameters, "
+        f"{wording.count(layer.macs)} MACs, SQNR {sqnr}."
+    )
+
+
+def _rect(x: float, y: float, width: float, height: float, fill: str, radius: float = 1) -> str:
+    size = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
+    return f'<rect {size} rx="{radius:g}" fill="{fill}"/>'
+
+
+def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> str:
+    where = f' text-anchor="{anchor}"' if anchor != "start" else ""
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}"{where}>{escape(text)}</text>'
+
+
+def _short(name: str, most: int) -> str:
+    """The end of a name that is too long: it says more than the beginning."""
+    return name if len(name) <= most else f"…{name[1 - max(2, most) :]}"
