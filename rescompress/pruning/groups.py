@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rescompress.errors import InputRefused
 from rescompress.graph import clone
-from rescompress.layers import PadShortcut
+from rescompress.layers import PadShortcut, width_of
 
 Side = Literal["inputs", "outputs"]
 
@@ -95,6 +96,9 @@ def find_groups(
 
     Returns:
         The groups that can be cut, and the names of the layers because of which others can't.
+
+    Raises:
+        InputRefused: the network is of a kind that Torch-Pruning can't follow.
     """
     import torch_pruning
 
@@ -102,24 +106,38 @@ def find_groups(
     names = {module: name for name, module in watched.twin.named_modules()}
     probes = set(watched.probes)
     groups, refused = [], []
-    with warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore")
-        found = torch_pruning.DependencyGraph().build_dependency(watched, torch.zeros(1, *input_shape), verbose=False)
-        for raw in found.get_all_groups(ignored_layers=list(probes), root_module_types=[nn.Conv2d, nn.Linear]):
-            if probes & {item.dep.target.module for item in raw}:
-                continue
-            members, bad = _read(found, raw, names)
-            if any(fnmatch(member.layer, each) for member in members for each in keep if member.side == "outputs"):
-                continue
-            group = None if bad else _in_units(model, members)
-            if group is None:
-                refused.extend(bad or [member.layer for member in members if _unit(model, member)])
-            else:
-                groups.append(group)
+    found = torch_pruning.DependencyGraph()
+    for raw in _raw_groups(found, watched, input_shape):
+        if probes & {item.dep.target.module for item in raw}:
+            continue
+        members, bad = _read(found, raw, names)
+        bad += [member.layer for member in members if _beyond(model, member)]
+        if any(fnmatch(member.layer, each) for member in members for each in keep if member.side == "outputs"):
+            continue
+        group = None if bad else _in_units(model, members)
+        if group is None:
+            refused.extend(bad or [member.layer for member in members if _unit(model, member)])
+        else:
+            groups.append(group)
     del found
     gc.collect()  # Torch-Pruning's graphs are cyclic and hold every activation
     order = {name: place for place, name in enumerate(names.values())}
     return tuple(sorted(groups, key=lambda group: order[group.name])), tuple(dict.fromkeys(refused))
+
+
+def _raw_groups(found: Any, watched: _Watched, input_shape: tuple[int, int, int]) -> list[Any]:
+    """Torch-Pruning's own groups, those that reach a probe among them."""
+    with warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        try:
+            found.build_dependency(watched, torch.zeros(1, *input_shape), verbose=False)
+            kinds = [nn.Conv2d, nn.Linear]
+            return list(found.get_all_groups(ignored_layers=list(watched.probes), root_module_types=kinds))
+        except Exception as error:  # it meets what it doesn't know with whatever Python raises
+            raise InputRefused(
+                f"Which channels depend on each other can't be found: {type(error).__name__} in Torch-Pruning.",
+                "This architecture can't be pruned; leave prune out of the recipe.",
+            ) from None
 
 
 def _stand_in(module: nn.Module) -> nn.Module | None:
@@ -160,6 +178,12 @@ def _read(found: Any, raw: Any, names: dict[nn.Module, str]) -> tuple[tuple[Memb
             continue
         members.append(Member(name, side, tuple(tuple(places[root]) for root in sorted(places))))
     return tuple(members), bad
+
+
+def _beyond(model: nn.Module, member: Member) -> bool:
+    """Whether a member has places that its layer lacks, as behind padding that hides in a function."""
+    places = [place for places in member.places for place in places]
+    return max(places) >= width_of(model.get_submodule(member.layer), member.side) or len(set(places)) != len(places)
 
 
 def _in_units(model: nn.Module, members: tuple[Member, ...]) -> Group | None:

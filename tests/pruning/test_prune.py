@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from rescompress import models
+from rescompress import models, progress
 from rescompress.context import Context
 from rescompress.errors import InputRefused, RecipeError
 from rescompress.layers import PadShortcut, width_of
@@ -171,6 +172,34 @@ class Depthwise(nn.Module):
 def test_a_network_without_channels_to_cut_is_refused(make: Callable[[], nn.Module]) -> None:
     with pytest.raises(InputRefused, match="No channel of this model can be cut"):
         prune(make(), Context())
+
+
+class Hidden(nn.Module):
+    """A dependency that no graph of layers shows: channels padded in a function, or a fixed filter for each channel."""
+
+    def __init__(self, padded: bool) -> None:
+        super().__init__()
+        self.padded = padded
+        self.stem, self.inner = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 32, 3, padding=1)
+        self.outer, self.linear = nn.Conv2d(32, 32, 3, padding=1), nn.Linear(32, 3)
+        self.register_buffer("blur", torch.full((32, 1, 3, 3), 1 / 9))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = torch.relu(self.stem(images))
+        y = torch.relu(self.outer(torch.relu(self.inner(x))))
+        y = y + F.pad(x, (0, 0, 0, 0, 8, 8)) if self.padded else F.conv2d(y, self.blur, groups=32)
+        return self.linear(y.mean((2, 3)))
+
+
+@pytest.mark.parametrize(("padded", "told"), [(True, "tied to stem are kept"), (False, "outer keeps its channels")])
+def test_a_dependency_that_does_not_show_is_never_cut_wrong(padded: bool, told: str) -> None:
+    model = custom(Hidden(padded))
+    with progress.gathered() as notes:
+        pruned = prune(model, Context(), ratio=0.5, round_to=4)
+    assert told in " ".join(notes)
+    assert pruned.inner.out_channels == 16
+    assert pruned.outer.out_channels == 32
+    assert models.predict(pruned, [noise(model)]).shape == (2, 3)
 
 
 def test_prune_keeps_the_best_channels_of_each_group() -> None:
