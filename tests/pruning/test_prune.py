@@ -191,7 +191,7 @@ class Hidden(nn.Module):
         return self.linear(y.mean((2, 3)))
 
 
-@pytest.mark.parametrize(("padded", "told"), [(True, "tied to stem are kept"), (False, "outer keeps its channels")])
+@pytest.mark.parametrize(("padded", "told"), [(True, "stem keeps its channels"), (False, "outer keeps its channels")])
 def test_a_dependency_that_does_not_show_is_never_cut_wrong(padded: bool, told: str) -> None:
     model = custom(Hidden(padded))
     with progress.gathered() as notes:
