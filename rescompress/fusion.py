@@ -24,11 +24,9 @@ def fuse(model: nn.Module, ctx: Context) -> nn.Module:
     """
     fused = graph.clone(model).eval()
     pairs = foldable(model)
-    kept = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) - len(pairs)
-    if not pairs:
-        progress.note("fuse: no BatchNorm follows a convolution directly; the network stays as it is.")
-    elif kept:
-        progress.note(f"fuse: {len(pairs)} BatchNorms folded; {kept} stay, as they follow no convolution directly.")
+    kept = sum(isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)) for module in model.modules()) - len(pairs)
+    if kept:
+        progress.note(f"fuse: {len(pairs)} BatchNorms folded; {kept} other normalizations can't be and stay.")
     for conv_name, bn_name in pairs:
         conv, bn = fused.get_submodule(conv_name), fused.get_submodule(bn_name)
         assert isinstance(conv, nn.Conv2d)

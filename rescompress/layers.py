@@ -96,6 +96,15 @@ def keep_channels(layer: nn.Module, inputs: Sequence[int] | None, outputs: Seque
         raise TypeError(f"channels of a {type(layer).__name__} can't be cut")
 
 
+def settled(tensor: Tensor) -> Tensor:
+    """A copy with the strides that a file gives back.
+
+    A 1 x 1 kernel counts as contiguous in either memory format, but PyTorch picks another convolution for each, and its
+    last bits differ.
+    """
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
 def width_of(layer: nn.Module, side: Literal["inputs", "outputs"]) -> int:
     """Channels on one side of a layer that ``keep_channels`` can cut."""
     names = {"inputs": ("in_channels", "in_features"), "outputs": ("out_channels", "out_features")}[side]

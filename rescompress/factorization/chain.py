@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rescompress.layers import settled
+
 Pair = tuple[int, int]
 
 
@@ -34,7 +36,8 @@ def chain(conv: nn.Conv2d, factors: Sequence[Factor]) -> nn.Sequential:
         o, i, kh, kw = factor.weight.shape
         # Without storage: random weights that are replaced at once would disturb PyTorch's global generator.
         layer = nn.Conv2d(i, o, (kh, kw), factor.stride, factor.padding, factor.dilation, bias=False, device="meta")
-        layer.weight = nn.Parameter(factor.weight.to(conv.weight.dtype).contiguous(), conv.weight.requires_grad)
+        weight = settled(factor.weight.to(conv.weight.dtype))
+        layer.weight = nn.Parameter(weight, conv.weight.requires_grad)
         convs.append(layer)
     convs[-1].bias = conv.bias
     return nn.Sequential(*convs).train(conv.training)

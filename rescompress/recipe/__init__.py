@@ -106,6 +106,13 @@ class ModelChoice(BaseModel):
     arguments: dict[str, Any] = Field({}, description="further arguments of the family's build function")
     preprocessing: Preprocessing | None = Field(None, description="how its images are prepared, if not as is usual")
 
+    @field_validator("classes")
+    @classmethod
+    def _several(cls, value: int | None) -> int | None:
+        if value == 1:
+            raise ValueError("at least 2, or 0 where there is no classifier")
+        return value
+
 
 class Recipe(BaseModel):
     """One job: a model, its data, the stages, the targets, and what must hold in the end."""

@@ -201,7 +201,8 @@ LINES: dict[str, tuple[int, str, str]] = {
     "unknown precision": (2, "precision", "quantize {trained} --precision int3 --data digits"),
     "no model": (2, "Missing argument 'MODEL'", "prune"),
     "one class": (2, "classes", "inspect {trained} --family cifar --architecture resnet8 --classes 1"),
-    "model described in part": (2, "in part", "inspect {trained} --family cifar"),
+    "wrong guess of the architecture": (4, "not architecture resnet20", "inspect {trained} --architecture resnet20"),
+    "no such function": (2, "can't be imported", "inspect {trained} --builder no.such:thing"),
     "batch of none": (2, "batch must be", "verify {artifact} --batch 0"),
     "one launch": (2, "launches must be", "benchmark {artifact} --launches 1"),
     "no such recipe": (2, "no recipe digits_resnet2", "run digits_resnet2"),
@@ -216,15 +217,15 @@ LINES: dict[str, tuple[int, str, str]] = {
     "data that is no YAML for verify": (2, "imagefolder", "verify {artifact} --data '{imagefolder: ['"),
     "no data where it is needed": (2, "fit needs images", "fit {trained} --epochs 1"),
     "no such checkpoint": (4, "no file", "inspect none.pth"),
-    "checkpoint that is a folder": (4, "no file", "inspect {here}"),
-    "checkpoint of another kind": (4, "no checkpoint that rescompress reads", "inspect {other_kind}"),
+    "checkpoint that is a folder": (4, "holds no config.json", "inspect {here}"),
+    "checkpoint of another kind": (4, "no HDF5 file", "inspect {other_kind}"),
     "truncated checkpoint": (4, "truncated or corrupt", "quantize {truncated} --data digits"),
     "empty checkpoint": (4, "truncated or corrupt", "prune {empty}"),
-    "truncated state dict": (4, "can't be read as a plain state dict", "prune {truncated_state}"),
-    "empty state dict": (4, "can't be read as a plain state dict", "prune {empty_state}"),
+    "truncated state dict": (4, "is no plain state dict", "prune {truncated_state}"),
+    "empty state dict": (4, "is no plain state dict", "prune {empty_state}"),
     "state dict of nothing": (4, "no tensors", "prune {no_tensors}"),
     "state dict without a bias": (4, "fit no network", "prune {no_bias}"),
-    "state dict without a classifier": (4, "no classifier", "prune {no_classifier}"),
+    "state dict without a classifier": (4, "fit no network", "prune {no_classifier}"),
     "state dict of another network": (4, "doesn't fit cifar resnet20", f"prune {{state}} {ALL_OF_RESNET20}"),
     "checkpoint of another network": (4, "not cifar resnet20", f"inspect {{trained}} {ALL_OF_RESNET20}"),
     "NaN in a state dict": (4, "NaN or infinite values in conv1.weight", "prune {nan_state}"),
@@ -252,7 +253,7 @@ LINES: dict[str, tuple[int, str, str]] = {
     "artifact of an unknown backend": (2, "no 'abacus'", "verify {unknown_backend} --reference {trained}"),
     "artifact that left its run": (2, "doesn't say", "verify {moved}"),
     "no such reference": (4, "no file", "verify {artifact} --reference none.pth"),
-    "reference with other classes": (4, "classes", "verify {artifact} --reference {four_classes}"),
+    "reference with other classes": (4, "the model 4", "verify {artifact} --reference {four_classes}"),
     "data with other classes": (4, "10 classes", "verify {artifact} --data '{two_pictures}'"),
     "no such report": (4, "can't be read", "report none"),
     "folder without a report": (4, "can't be read", "report {here}"),
@@ -435,7 +436,7 @@ def test_state_dict_is_never_unpickled(world, say):
             return os.mkdir, (str(world.folder / "boom"),)
 
     torch.save({"a": Boom()}, world.folder / "boom.pth")
-    told(say("inspect", world.folder / "boom.pth"), 4, "can't be read as a plain state dict")
+    told(say("inspect", world.folder / "boom.pth"), 4, "loading it would call")
     assert not (world.folder / "boom").exists()
 
 

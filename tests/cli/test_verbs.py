@@ -45,6 +45,7 @@ def arguments(trained, finished, quantized, tmp_path):
     return {
         "run": lambda: (write(tmp_path / "tiny.yaml", TINY), "-o", copied(finished[0])),
         "inspect": lambda: (trained,),
+        "convert": lambda: (trained, tmp_path / "converted.safetensors"),
         "fit": lambda: (trained, "--data", "digits", "--epochs", 1, *out),
         "prune": lambda: (trained, "--ratio", 0.5, "--round-to", 8, *out),
         "factorize": lambda: (trained, "--energy", 0.5, "--round-to", 4, *out),
