@@ -31,19 +31,6 @@ IMAGENET = Preprocessing(resize=256, crop=224, mean=(0.485, 0.456, 0.406), std=(
 CIFAR = Preprocessing(resize=32, crop=32, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
-@dataclass(frozen=True)
-class Stock:
-    """What one knows of an architecture before it is built.
-
-    Attributes:
-        preprocessing: how its makers prepare images.
-        output: ``logits`` of a classifier, or feature or class ``maps``, which have no label to be judged by.
-    """
-
-    preprocessing: Preprocessing = IMAGENET
-    output: Output = "logits"
-
-
 AS_IN_FILE = -1
 """A number of classes that a checkpoint is left to tell."""
 

@@ -99,7 +99,8 @@ def sample_images(images: Data | None, preprocessing: Preprocessing, count: int)
 def _logits(folder: Path, model: nn.Module, images: Data | None, batch: int) -> tuple[Array, Array, list[int], Array]:
     """Logits of eager PyTorch and of the artifact, the labels, and the artifact's logits of the first image alone."""
     preprocessing = models.spec_of(model).preprocessing
-    ours, theirs, labels = [], [], []
+    ours, theirs = [], []
+    labels: list[int] = []
     alone: Array | None = None
     classifies = models.spec_of(model).output == "logits"
     count = len(images.test) if images else NOISE_IMAGES if classifies else NOISE_MAPS

@@ -1,7 +1,7 @@
 """Where a ResNet comes from: one file per family, each satisfying the same Protocol."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -14,11 +14,24 @@ from rescompress.errors import InputRefused, RecipeError
 from rescompress.graph import evaluating
 from rescompress.knobs import check
 from rescompress.models import _hub
-from rescompress.spec import ModelSpec, Stock
+from rescompress.spec import IMAGENET, ModelSpec, Output, Preprocessing
 
 PACKAGE = "rescompress.models"
 COUNTER = "num_batches_tracked"
 """BatchNorm's count of training steps, which old checkpoints lack and nothing here reads."""
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What one knows of an architecture before it is built.
+
+    Attributes:
+        preprocessing: how its makers prepare images.
+        output: ``logits`` of a classifier, or feature or class ``maps``, which have no label to be judged by.
+    """
+
+    preprocessing: Preprocessing = IMAGENET
+    output: Output = "logits"
 
 
 State = Mapping[str, Tensor]

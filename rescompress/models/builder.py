@@ -10,8 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rescompress.errors import InputRefused, RecipeError
-from rescompress.models import Guess, Shapes, State
-from rescompress.spec import Stock
+from rescompress.models import Guess, Shapes, State, Stock
 
 
 class _AnyFunction(Mapping[str, Stock]):

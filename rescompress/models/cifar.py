@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rescompress.layers import PadShortcut
-from rescompress.models import Guess, Shapes, State
+from rescompress.models import Guess, Shapes, State, Stock
 from rescompress.models._layout import classes_of, count_blocks, init_kaiming, stages
-from rescompress.spec import CIFAR, Stock
+from rescompress.spec import CIFAR
 
 Shortcut = Literal["A", "B"]
 NARROW = {f"resnet{6 * n + 2}": n for n in (1, 2, 3, 5, 7, 9, 18)}

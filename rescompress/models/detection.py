@@ -9,10 +9,10 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from rescompress.models import Guess, Shapes, State
+from rescompress.models import Guess, Shapes, State, Stock
 from rescompress.models._layout import classes_of
 from rescompress.models._torchvision_import import import_torchvision
-from rescompress.spec import Preprocessing, Stock
+from rescompress.spec import Preprocessing
 
 FASTER = "fasterrcnn_resnet50_fpn"
 PREPROCESSING = Preprocessing(resize=320, crop=320, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rescompress.errors import InputRefused
-from rescompress.models import Guess, Shapes, State
+from rescompress.models import Guess, Shapes, State, Stock
 from rescompress.models._hub import preprocessing_of
 from rescompress.models._layout import classes_of
 from rescompress.models._torchvision_import import import_torchvision
-from rescompress.spec import IMAGENET, ModelSpec, Stock
+from rescompress.spec import IMAGENET, ModelSpec
 
 CLASSIFIER, BACKBONE = "ResNetForImageClassification", "ResNetBackbone"
 ARCHITECTURES = {CLASSIFIER: Stock(), BACKBONE: Stock(output="maps")}

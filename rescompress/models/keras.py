@@ -7,10 +7,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from rescompress.models import Guess, Shapes, State
+from rescompress.models import Guess, Shapes, State, Stock
 from rescompress.models._layout import classes_of, count_blocks
 from rescompress.models._torchvision_import import import_torchvision
-from rescompress.spec import Preprocessing, Stock
+from rescompress.spec import Preprocessing
 
 DEPTHS = {"ResNet50": (3, 4, 6, 3), "ResNet101": (3, 4, 23, 3), "ResNet152": (3, 8, 36, 3)}
 # Keras subtracts a mean from 0..255 and divides by nothing.

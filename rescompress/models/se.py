@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rescompress.models import Guess, Shapes, State
+from rescompress.models import Guess, Shapes, State, Stock
 from rescompress.models._layout import classes_of, count_blocks, init_kaiming, stages
-from rescompress.spec import CIFAR, IMAGENET, Stock
+from rescompress.spec import CIFAR, IMAGENET
 
 SMALL = {f"se_resnet{6 * n + 2}": n for n in (3, 5, 9, 18)}
 """Blocks per stage of the 16-32-64 networks."""

@@ -6,10 +6,9 @@ from functools import cache
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rescompress.models import Guess, Shapes, State
+from rescompress.models import Guess, Shapes, State, Stock
 from rescompress.models._layout import classes_of, count_blocks
 from rescompress.models._torchvision_import import import_torchvision
-from rescompress.spec import Stock
 
 DEPTHS = {
     "deeplabv3_resnet50": (3, 4, 6, 3),

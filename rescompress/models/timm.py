@@ -6,11 +6,11 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from rescompress.models import Guess, Shapes, State
+from rescompress.models import Guess, Shapes, State, Stock
 from rescompress.models._hub import preprocessing_of
 from rescompress.models._layout import classes_of
 from rescompress.models._torchvision_import import import_torchvision
-from rescompress.spec import IMAGENET, ModelSpec, Stock
+from rescompress.spec import IMAGENET, ModelSpec
 
 ARCHITECTURES = dict.fromkeys(
     (

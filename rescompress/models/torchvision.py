@@ -11,10 +11,10 @@ from rescompress import progress
 from rescompress.artifact import sha256_of
 from rescompress.catalog import suggest
 from rescompress.errors import InputRefused
-from rescompress.models import Guess, Shapes, State
+from rescompress.models import Guess, Shapes, State, Stock
 from rescompress.models._layout import classes_of, count_blocks
 from rescompress.models._torchvision_import import import_torchvision
-from rescompress.spec import ModelSpec, Preprocessing, Stock
+from rescompress.spec import ModelSpec, Preprocessing
 
 DEPTHS = {
     "resnet18": (2, 2, 2, 2),

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rescompress.models import Guess, Shapes, State
+from rescompress.models import Guess, Shapes, State, Stock
 from rescompress.models._layout import classes_of, count_blocks, init_kaiming, row
-from rescompress.spec import CIFAR, Stock
+from rescompress.spec import CIFAR
 
 ARCHITECTURES = dict.fromkeys(
     ("wrn_16_4", "wrn_16_8", "wrn_22_8", "wrn_28_2", "wrn_28_10", "wrn_34_10", "wrn_40_1", "wrn_40_2", "wrn_40_4"),
