@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rescompress.errors import RescompressError
     from rescompress.factorization import factorize
     from rescompress.fusion import fuse
+    from rescompress.inspection import inspect, inspect_onnx
     from rescompress.pipeline import export, run
     from rescompress.pruning import prune
     from rescompress.quantization import quantize
@@ -30,6 +31,8 @@ __all__ = [
     "factorize",
     "fit",
     "fuse",
+    "inspect",
+    "inspect_onnx",
     "layer_costs",
     "load",
     "prune",
@@ -49,6 +52,8 @@ _HOMES = {
     "factorize": "factorization",
     "fit": "training",
     "fuse": "fusion",
+    "inspect": "inspection",
+    "inspect_onnx": "inspection",
     "layer_costs": "cost",
     "load": "checkpoint",
     "prune": "pruning",

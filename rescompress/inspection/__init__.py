@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from rescompress import cost, data, graph, models
 from rescompress.data import Data
+from rescompress.errors import InputRefused
 from rescompress.inspection import activations, findings, onnx_file, rows, structure, weights
 from rescompress.inspection.network import read
 from rescompress.knobs import checked
@@ -64,8 +65,13 @@ def inspect_onnx(path: Path | str) -> Inspection:
         ResourceExhausted: reading it took more memory or time than a file of its size is worth.
         BackendMissing: the package onnx is not installed.
     """
-    found = onnx_file.read(Path(path))
-    return rows.compose(found.network, found.name, found.total, more=tuple(weights.broken_numbers(found.tensors)))
+    try:
+        found = onnx_file.read(Path(path))
+        broken = tuple(weights.broken_numbers(found.tensors))
+        return rows.compose(found.network, found.name, found.total, more=broken)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        first = str(error).partition("\n")[0].rstrip(".")[:200]
+        raise InputRefused(f"{path} contradicts itself: {first}.", "Export it again from its model.") from None
 
 
 def _images(opened: Data, spec: ModelSpec, count: int) -> Float[Tensor, "n 3 h w"]:

@@ -90,9 +90,11 @@ class Builder:
             self._constants[node.outputs[0]] = self._handed_on(node, constant)
 
     def _add(self, op: Op, numbers: tuple[int, ...]) -> None:
-        count = self._taken[op.name]
-        self._taken[op.name] += 1
-        op = replace(op, name=f"{op.name}_{count}") if count else op
+        stem = op.name
+        while op.name in self.ops:
+            self._taken[stem] += 1
+            op = replace(op, name=f"{stem}_{self._taken[stem]}")
+        op = replace(op, cost=op.cost and replace(op.cost, layer=op.name))
         self.ops[op.name] = op
         self._names.update(dict.fromkeys(numbers, op.name))
 
@@ -129,7 +131,7 @@ class Builder:
             weight_bytes=(w.numel() * stored.bits + (biases + stored.scales) * FLOAT_BITS) // 8,
         )
         step, groups = (node.numbers.get(name, (1,)) for name in ("strides", "group"))
-        return replace(op, cost=cost, weight=w, shape=shape, step=max(step), groups=groups[0])
+        return replace(op, cost=cost, weight=w, shape=shape, step=max(1, *step), groups=groups[0])
 
     def _norm(self, node: Node) -> Norm | None:
         parts = [self._constant(node, place) for place in range(1, 5)]

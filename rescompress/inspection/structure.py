@@ -132,7 +132,7 @@ def _kind(network: Network, block: _Found) -> BlockKind:
     along = [op for op in block.main if op.kind == "conv" and (op.shape[1:] != pixel or block.add.shape[1:] == pixel)]
     kernels: list[int] = []
     for op in along:
-        side = max(op.kernel)
+        side = max(op.kernel, default=1)
         if kernels and network.named[op.inputs[0]].kind == "conv":
             kernels[-1] = max(kernels[-1], side)
         else:

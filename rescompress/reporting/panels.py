@@ -61,19 +61,16 @@ def panels(found: Inspection) -> tuple[Panel, ...]:
 
 def columns(found: Sequence[Panel], most: int) -> tuple[tuple[Panel, ...], ...]:
     """The panels in at most so many columns, in order, the longest column as short as it can be."""
-    total = sum(panel.height + GAP for panel in found)
-    wanted = max(1, min(most, round(total / SHORTEST)))
-    limits = sorted(
-        {sum(p.height + GAP for p in found[i:j]) for i in range(len(found)) for j in range(i, len(found) + 1)}
-    )
-    low, high = 0, len(limits) - 1
+    heights = [panel.height + GAP for panel in found]
+    wanted = max(1, min(most, round(sum(heights) / SHORTEST)))
+    low, high = max(heights, default=0), sum(heights)
     while low < high:
         middle = (low + high) // 2
-        if len(_filled(found, limits[middle])) <= wanted:
+        if len(_filled(found, middle)) <= wanted:
             high = middle
         else:
             low = middle + 1
-    return _filled(found, limits[low]) if limits else ()
+    return _filled(found, low)
 
 
 def scale(found: Inspection) -> Scale:

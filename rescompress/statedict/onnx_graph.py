@@ -23,6 +23,7 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 LISTS = ("strides", "group", "transA", "transB", "axis")
 """The attributes that say what a step costs, each as a list of integers."""
 DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+MOST_STEPS = 20_000
 INLINE = "Export it as one file, with its weights inside (external_data=False)."
 AGAIN = "Export it again, and check it with onnx.checker.check_model."
 
@@ -38,6 +39,8 @@ def read_onnx(path: Path, granted: Limits) -> dict[str, Tensor]:
         model = onnx.load(str(path), load_external_data=False)
         if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in _tensors(model)):
             raise InputRefused("keeps weights in another file.", INLINE)
+        if len(model.graph.node) > MOST_STEPS:
+            raise InputRefused(f"has {len(model.graph.node)} steps, which no ResNet has.", AGAIN)
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
         onnx.checker.check_model(model)
