@@ -15,7 +15,7 @@ from tests.jobs import TINY
 
 CHECKED = (
     *("data", "models", "layers", "graph", "fakequant", "checkpoint", "metrics", "cost", "context"),
-    *("fusion", "pruning", "factorization", "quantization", "distillation", "training"),
+    *("fusion", "pruning", "factorization", "quantization", "distillation", "training", "inspection"),
 )
 jaxtyping.install_import_hook([f"rescompress.{name}" for name in CHECKED], "beartype.beartype")
 

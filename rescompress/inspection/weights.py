@@ -51,7 +51,9 @@ def dead_channels(network: Network) -> Iterator[Finding]:
                 "warning",
                 (op.name,),
                 f"Of the {len(zero)} channels of {op.name}, {told}.",
-                "Prune them: they cost time, and nothing behind them will notice.",
+                "Train the network first: this layer puts nothing out yet."
+                if bool(zero.all())
+                else "Prune them: they cost time, and nothing behind them will notice.",
             )
 
 

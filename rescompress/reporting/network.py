@@ -2,19 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
 from rescompress.reporting import wording
-from rescompress.reporting.panels import ADD, GAP, HEAD, HEATS, PAD, ROW, Panel, Scale, columns, panels, scale
+from rescompress.reporting.panels import ADD, GAP, HEAD, PAD, ROW, Panel, columns, edges_db, heat, panels
 from rescompress.views import Finding, Inspection, LayerView
 
 RAIL, SKIP, TEXT, NUMBER, BETWEEN = 29, 14, 46, 52, 20
 """Where a column has its line, its shortcuts and its names, the room for its numbers, and what parts two columns."""
 MARGIN = 24
-GLYPH = 6.0
-"""Mean width of a glyph at 11 pixels."""
+GLYPH, BOLD = 6.4, 7.0
+"""Mean widths of glyphs at 11 pixels, generous, because the browser chooses the font."""
 STYLE = """
 .network text { font: 11px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; fill: var(--ink);
   stroke: none; font-variant-numeric: tabular-nums; }
@@ -44,13 +43,13 @@ class Key:
     """What colours, lengths and marks mean.
 
     Attributes:
-        scale: of the colours.
+        edges_db: where the colours change.
         longest: MACs of the longest bar.
         marks: of each layer, what is found about it.
         about: what sensitivity is.
     """
 
-    scale: Scale
+    edges_db: tuple[float, ...]
     longest: int
     marks: dict[str, tuple[Finding, ...]]
     about: str
@@ -120,7 +119,7 @@ def _key(found: Inspection) -> Key:
         for name in finding.layers if finding.severity != "note" else ():
             marks.setdefault(name, []).append(finding)
     return Key(
-        scale=scale(found),
+        edges_db=edges_db(found),
         longest=max((layer.macs for layer in found.layers), default=1) or 1,
         marks={name: tuple(findings) for name, findings in marks.items()},
         about="SQNR of the output with one layer in INT8" if found.images else "SQNR of the weights in INT8",
@@ -129,15 +128,12 @@ def _key(found: Inspection) -> Key:
 
 def _legend(key: Key, sheet: Sheet) -> tuple[list[str], int]:
     """What colours, lengths and marks mean, and where it ends."""
-    drawn, step = [], 38
-    for heat in range(HEATS):
-        drawn.append(_rect(heat * step, 18, step - 2, 10, f"var(--heat-{heat})"))
-    edges = [edge for edge in key.scale.edges_db if isfinite(edge)]
-    for place, edge in enumerate(edges):
-        anchor = "start" if not place else "end" if place == HEATS else "middle"
-        drawn.append(_text(place * step - (1 if place else 0), 41, f"{edge:.0f}", "quiet", anchor))
-    drawn.append(_text(0, 10, f"Colour: {key.about}, dB", "title"))
-    drawn.append(_text(HEATS * step + 10, 27, "low is sensitive" if edges else "unknown", "quiet"))
+    drawn, step = [_text(0, 10, f"Colour: {key.about}, dB", "title")], 38
+    for place in range(len(key.edges_db) + 1):
+        drawn.append(_rect(place * step, 18, step - 2, 10, f"var(--heat-{place})"))
+    for place, edge in enumerate(key.edges_db, 1):
+        drawn.append(_text(place * step - 1, 41, f"{edge:g}", "quiet", "middle"))
+    drawn.append(_text((len(key.edges_db) + 1) * step + 10, 27, "robust to sensitive", "quiet"))
     x, y = (420, 10) if sheet.width > 600 else (0, 64)
     drawn.append(_text(x, y, "Bar: MACs", "title"))
     drawn.append(_text(x, y + 17, f"longest {wording.count(key.longest)}", "quiet"))
@@ -171,7 +167,7 @@ def _panel(panel: Panel, column: Column, key: Key, y: float) -> list[str]:
     block, head = panel.block, HEAD if panel.block else 0
     if block:
         shape = wording.TIMES.join(map(str, block.output_shape))
-        room = (column.width - TEXT - 12) / GLYPH - len(f"{block.kind} {shape}") - 2
+        room = (column.width - TEXT - 24 - GLYPH * len(f"{block.kind} {shape}")) / BOLD
         drawn.append(_text(column.x + TEXT, y + 17, _short(block.name, int(room)), "title"))
         drawn.append(_text(column.x + column.width - 12, y + 17, f"{block.kind} {shape}", "quiet", "end"))
         drawn += _shortcut(panel, column, y)
@@ -199,8 +195,8 @@ def _shortcut(panel: Panel, column: Column, y: float) -> list[str]:
 
 def _row(layer: LayerView, column: Column, key: Key, y: float, aside: bool) -> list[str]:
     """One layer: its node on the line or on the shortcut, name, bar, MACs, and a mark where something will hurt."""
-    heat = key.scale.heat(layer.sqnr_db)
-    colour = "var(--fp32)" if heat is None else f"var(--heat-{heat})"
+    level = heat(layer.sqnr_db, key.edges_db)
+    colour = "var(--fp32)" if level is None else f"var(--heat-{level})"
     x, middle = column.x + (SKIP if aside else RAIL), y + ROW / 2
     marks = key.marks.get(layer.layer, ())
     length = max(1.5, column.room * layer.macs / key.longest)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, isfinite
 
 from rescompress.views import BlockView, Inspection, LayerView
 
@@ -10,9 +9,10 @@ ROW, HEAD, ADD, PAD, GAP = 20, 26, 24, 6, 14
 """Heights in pixels: of a layer, a panel's title, its add, its ends, and what lies between two panels."""
 SHORTEST = 260
 """A picture this low needs no second column."""
-HEATS = 5
-NARROWEST_DB = 2.0
-"""Layers whose SQNR differ by less than this are equally sensitive."""
+WEIGHT_EDGES_DB = (44.0, 40.0, 36.0, 32.0)
+"""Uniform weights keep 48 dB of INT8 with a scale per channel, normal ones about 42, and each lost bit costs 6."""
+OUTPUT_EDGES_DB = (50.0, 40.0, 30.0, 20.0)
+"""The last is what verification demands of the output of the whole network in INT8."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,6 @@ class Panel:
     def height(self) -> int:
         """Of the whole panel, in pixels."""
         return ROW * len(self.layers) + (HEAD + ADD + PAD if self.block else 0)
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Colours of sensitivity: ``edges_db`` falls from the most robust layer to the most sensitive one."""
-
-    edges_db: tuple[float, ...]
-
-    def heat(self, sqnr_db: float | None) -> int | None:
-        """0 is robust and 4 is sensitive; None where nobody knows."""
-        if sqnr_db is None:
-            return None
-        return sum(sqnr_db < edge for edge in self.edges_db[1:-1])
 
 
 def panels(found: Inspection) -> tuple[Panel, ...]:
@@ -73,12 +60,14 @@ def columns(found: Sequence[Panel], most: int) -> tuple[tuple[Panel, ...], ...]:
     return _filled(found, low)
 
 
-def scale(found: Inspection) -> Scale:
-    """Equal steps from the most robust layer to the most sensitive one."""
-    known = [layer.sqnr_db for layer in found.layers if layer.sqnr_db is not None and isfinite(layer.sqnr_db)]
-    high, low = max(known, default=inf), min(known, default=inf)
-    step = max(NARROWEST_DB, (high - low) / HEATS) if known else NARROWEST_DB
-    return Scale(tuple(high - place * step for place in range(HEATS + 1)))
+def edges_db(found: Inspection) -> tuple[float, ...]:
+    """Where the colours of sensitivity change, from robust to sensitive; the same for every network."""
+    return OUTPUT_EDGES_DB if found.images else WEIGHT_EDGES_DB
+
+
+def heat(sqnr_db: float | None, edges: Sequence[float]) -> int | None:
+    """0 is robust and 4 is sensitive; None where nobody knows."""
+    return None if sqnr_db is None else sum(sqnr_db < edge for edge in edges)
 
 
 def _filled(found: Sequence[Panel], limit: int) -> tuple[tuple[Panel, ...], ...]:

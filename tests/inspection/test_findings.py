@@ -83,6 +83,13 @@ def test_a_dead_filter_whose_variance_vanished_is_told_once() -> None:
     assert [finding.kind for finding in found.findings] == ["dead channels", "residual adds"]
 
 
+def test_a_layer_that_was_never_trained_should_be() -> None:
+    found = inspect(changed(lambda model: model.layer1[0].bn2.weight.zero_()))
+    (finding,) = of(found, "dead channels")
+    assert "Of the 16 channels of layer1.0.conv2, 16 all but zero" in finding.fact
+    assert "Train" in finding.remedy
+
+
 def test_adds_need_scales_on_both_sides(sound: Inspection) -> None:
     (finding,) = of(sound, "residual adds")
     assert finding.layers == ("layer1.0.add", "layer2.0.add", "layer3.0.add")
