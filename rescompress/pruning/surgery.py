@@ -44,9 +44,10 @@ def silence_channels(model: nn.Module, cuts: Sequence[Cut]) -> nn.Module:
             if member.side == "outputs":
                 layer = silent.get_submodule(member.layer)
                 places = [place for channel in leaving for place in member.places[channel]]
-                for name in ("weight", "bias"):
-                    if isinstance(getattr(layer, name, None), nn.Parameter):
-                        getattr(layer, name).data[places] = 0
+                # A padded shortcut's weight is a buffer.
+                for tensor in (getattr(layer, "weight", None), getattr(layer, "bias", None)):
+                    if isinstance(tensor, Tensor):
+                        tensor.data[places] = 0
     return silent
 
 

@@ -147,6 +147,14 @@ def test_a_grouped_convolution_loses_whole_groups() -> None:
     assert models.predict(pruned, [noise(whole)]).shape == (2, 10)
 
 
+def test_channels_behind_a_padded_shortcut_are_cut() -> None:
+    with progress.gathered() as notes:
+        pruned = prune(stock("cifar", "resnet8"), Context(), ratio=0.5, round_to=4)
+    assert notes == []
+    assert [pruned.layer1[0].conv2.out_channels, pruned.layer2[0].shortcut.out_channels] == [8, 16]
+    assert pruned.linear.in_features == 32
+
+
 def test_layers_that_are_named_keep_their_outputs() -> None:
     whole = NETWORKS["torchvision resnet18"]()
     pruned = prune(whole, Context(), ratio=0.5, keep=("layer1.*", "*.conv1"))
