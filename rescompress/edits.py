@@ -43,6 +43,10 @@ def edits(model: nn.Module) -> tuple[Edit, ...]:
         if edit is not None:
             found.append(edit)
             replaced += (f"{name}.",) if edit.kind in ("folded", "factorized") else ()
+    known = {name for name, _ in stock.named_modules()}
+    for name in now:
+        if name not in known and not name.startswith(replaced):
+            raise _refusal(name, None, now[name])
     return tuple(found)
 
 
@@ -62,10 +66,7 @@ def apply(model: nn.Module, edit: Edit) -> None:
     elif edit.kind == "pad_shortcut" and isinstance(module, PadShortcut):
         module.connect(fields["in_channels"], fields["sources"])
     elif edit.kind == "conv" and isinstance(module, nn.Conv2d):
-        inputs = range(fields["in_channels"]) if module.groups == 1 else None
-        keep_channels(module, inputs, range(fields["out_channels"]))
-        if fields["bias"] and module.bias is None:
-            module.bias = nn.Parameter(torch.zeros(module.out_channels))
+        _resize(module, fields)
     elif edit.kind == "linear" and isinstance(module, nn.Linear):
         keep_channels(module, range(fields["in_features"]), range(fields["out_features"]))
     elif edit.kind == "norm" and isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
@@ -81,17 +82,21 @@ def _compare(name: str, before: nn.Module, now: nn.Module | None) -> Edit | None
     """The edit that makes one stock module what it is now; None where it is as it was."""
     if isinstance(before, nn.BatchNorm2d) and _left_of(before) == _kind(now):
         return Edit(name, "folded", {})
-    if isinstance(before, (nn.Conv2d, nn.Linear)) and isinstance(now, nn.Sequential):
-        return Edit(name, "factorized", {"layers": [_factor(layer) for layer in now]})
-    if _kind(before) != _kind(now) or (not list(before.children()) and _fixed(before) != _fixed(now)):
-        raise InputRefused(
-            f"{name} is a {_kind(now)} that no stage makes of the stock network's {_kind(before)}.",
-            "Save such a network with your own code, or let a --builder function make it from the start.",
-        )
+    if isinstance(before, (nn.Conv2d, nn.Linear)) and type(now) is nn.Sequential:
+        return Edit(name, "factorized", {"layers": [_factor(name, layer) for layer in now]})
+    if _kind(before) != _kind(now) or _fixed(before) != _fixed(now) or not _same_units(before, now):
+        raise _refusal(name, before, now)
     if now is None or _sizes(before) == _sizes(now):
         return None
     kind, fields = _sizes(now)
     return Edit(name, kind, fields)
+
+
+def _refusal(name: str, before: nn.Module | None, now: nn.Module | None) -> InputRefused:
+    return InputRefused(
+        f"{name} is a {_kind(now)} that no stage makes of the stock network's {_kind(before)}.",
+        "Save such a network with your own code, or let a --builder function make it from the start.",
+    )
 
 
 def _kind(module: nn.Module | None) -> str:
@@ -122,26 +127,53 @@ def _sizes(module: nn.Module) -> tuple[str, dict[str, Any]]:
 def _fixed(module: nn.Module | None) -> object:
     """What no stage changes in a layer, but its outputs depend on."""
     if isinstance(module, nn.Conv2d):
-        unit = module.out_channels // module.groups if module.groups > 1 else 0
-        return module.kernel_size, module.stride, module.padding, module.dilation, module.padding_mode, unit
+        return module.kernel_size, module.stride, module.padding, module.dilation, module.padding_mode
     if isinstance(module, nn.BatchNorm2d):
         return module.eps, module.affine, module.track_running_stats
     if isinstance(module, nn.GroupNorm):
         return module.eps, module.num_channels // module.num_groups
-    return None if isinstance(module, (nn.Linear, PadShortcut)) else repr(module)
+    if isinstance(module, nn.Linear):
+        return module.bias is None
+    if isinstance(module, PadShortcut):
+        return module.stride
+    return None if module is None or list(module.children()) else repr(module)
+
+
+def _same_units(before: nn.Module, now: nn.Module | None) -> bool:
+    """Whether a convolution has groups like its stock form and no bias less; its last group may be cut like any."""
+    if not isinstance(before, nn.Conv2d) or not isinstance(now, nn.Conv2d):
+        return True
+    if before.bias is not None and now.bias is None:
+        return False
+    if before.groups == 1 or now.groups == 1:
+        return now.groups == 1
+    return (now.out_channels // now.groups, now.in_channels // now.groups) == (
+        before.out_channels // before.groups,
+        before.in_channels // before.groups,
+    )
+
+
+def _resize(conv: nn.Conv2d, fields: dict[str, Any]) -> None:
+    """Cut a stock convolution to its edited widths, in place: whole groups first, as the last one is like any other."""
+    if conv.groups > 1:
+        keep_channels(conv, None, range(conv.out_channels // conv.groups * fields["groups"]))
+    if conv.groups == 1:
+        keep_channels(conv, range(fields["in_channels"]), range(fields["out_channels"]))
+    if fields["bias"] and conv.bias is None:
+        conv.bias = nn.Parameter(torch.zeros(conv.out_channels))
 
 
 _FACTOR = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
 
 
-def _factor(layer: nn.Module) -> dict[str, Any]:
+def _factor(name: str, layer: nn.Module) -> dict[str, Any]:
     """The arguments that make one layer of a factorized one again."""
-    if isinstance(layer, nn.Linear):
+    if type(layer) is nn.Linear:
         return {"in_features": layer.in_features, "out_features": layer.out_features, "bias": layer.bias is not None}
-    if isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.padding_mode == "zeros":
+    if type(layer) is nn.Conv2d and layer.groups == 1 and layer.padding_mode == "zeros":
         fields = {field: getattr(layer, field) for field in _FACTOR}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()} | {"bias": layer.bias is not None}
-    raise InputRefused(f"A factorized layer holds a {_kind(layer)}.", "Save such a network with your own code.")
+    raise InputRefused(f"{name} is split into layers with a {_kind(layer)}.", "Save such a network with your own code.")
 
 
 def _factors(stock: nn.Conv2d | nn.Linear, layers: list[dict[str, Any]]) -> nn.Sequential:
