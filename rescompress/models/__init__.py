@@ -197,8 +197,7 @@ def fetch(place: str) -> tuple[Path, ModelSpec | None]:
     scheme, _, rest = place.partition("://")
     if not rest or scheme == "hf":
         file, config, images = _hub.find(place)
-        found = [maker.configured(config, images) for maker in _families() if isinstance(maker, Configured)]
-        return file, next((spec for spec in found if spec is not None), None)
+        return file, _configured(place, config, images)
     maker: object = family(scheme) if scheme in catalog.names(PACKAGE) else None
     if not isinstance(maker, Publisher):
         raise InputRefused(f"{place} is no place of weights.", "Places begin with hf:// or torchvision://.")
@@ -217,6 +216,25 @@ def in_rows(output: Tensor | Sequence[Tensor]) -> Float[Tensor, "n k"]:
     """One row an image of whatever a model gives back."""
     parts = [output] if isinstance(output, Tensor) else output
     return torch.cat([part.flatten(1) for part in parts], 1)
+
+
+def _configured(place: str, config: Mapping[str, Any], images: Mapping[str, Any]) -> ModelSpec | None:
+    """The network that a configuration describes, built once without weights to see that it can be."""
+    try:
+        made = [maker.configured(config, images) for maker in _families() if isinstance(maker, Configured)]
+        found = next((spec for spec in made if spec is not None), None)
+        if found is not None:
+            spec(found.family, found.architecture, found.classes, **found.arguments)
+            _shapes(found)
+    except InputRefused:
+        raise
+    except Exception as error:  # whatever its makers' code raises at values of any type
+        first = str(error).strip().partition("\n")[0].rstrip(".:")
+        raise InputRefused(
+            f"The configuration in {place} describes no network that can be built: {first[:200]}.",
+            "Download it again, or correct its config.json.",
+        ) from None
+    return found
 
 
 def _shapes(spec: ModelSpec) -> Shapes:

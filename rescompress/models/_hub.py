@@ -60,7 +60,7 @@ def _download(name: str) -> Path:
             files[file] = Path(huggingface_hub.hf_hub_download(name, file))
         except Exception as error:  # a dozen classes of the hub's and of its HTTP library's
             if file != IMAGES:
-                first = str(error).strip().partition("\n")[0].rstrip(".")
+                first = str(error).strip().partition("\n")[0].rstrip(".") or "no answer"
                 raise InputRefused(
                     f"{file} of hf://{name} can't be had: {first[:200]}.",
                     "Check the name and the network, or download it and give its directory.",

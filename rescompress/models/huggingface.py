@@ -108,6 +108,9 @@ def configured(config: Mapping[str, Any], images: Mapping[str, Any]) -> ModelSpe
     architecture = next(iter(config.get("architectures") or ()), CLASSIFIER)
     if architecture not in ARCHITECTURES:
         raise InputRefused(f"config.json names {architecture}.", f"Known here: {', '.join(ARCHITECTURES)}.")
+    for name, usual in (("hidden_act", "relu"), ("num_channels", 3)):
+        if config.get(name, usual) != usual:
+            raise InputRefused(f"config.json says {name}: {config[name]}.", f"Only {usual} is known here.")
     classes = len(config.get("id2label") or {}) or int(config.get("num_labels") or 2)
     given = {name: config[name] for name in CONFIGURED if config.get(name) is not None}
     size, share = images.get("size") or {}, float(images.get("crop_pct") or 0.875)

@@ -1,5 +1,8 @@
 """torchvision's ResNets, ResNeXts and wide ResNets, by torchvision's own names (He et al. 2015, arXiv:1512.03385)."""
 
+import contextlib
+import io
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -90,11 +93,16 @@ def _download(weights: Any) -> Path:
     """The file in PyTorch's own cache; torchvision checks eight digits of its hash, and only on the way in."""
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
-        if not file.is_file():
-            weights.get_state_dict(progress=not progress.quiet, check_hash=True, weights_only=True)
+        # It tells of the download on standard output, where only results belong.
+        with contextlib.redirect_stdout(io.StringIO()):
+            if not file.is_file():
+                weights.get_state_dict(progress=not progress.quiet, check_hash=True, weights_only=True)
+    except (EOFError, pickle.UnpicklingError):
+        raise InputRefused(f"{weights.url} holds no plain state dict.", "Take another model.") from None
     except (OSError, RuntimeError, ValueError) as error:
+        first = str(error).strip().partition("\n")[0].rstrip(".") or "no answer"
         raise InputRefused(
-            f"{weights.url} can't be had: {str(error).rstrip('.')[:200]}.",
+            f"{weights.url} can't be had: {first[:200]}.",
             f"Check the network, or put the file at {file}.",
         ) from None
     found = sha256_of(file)
