@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rescompress.errors import InputRefused
 from rescompress.graph import clone
 from rescompress.layers import PadShortcut, width_of
+from rescompress.pruning.guard import GaveUpError, bounded
 
 Side = Literal["inputs", "outputs"]
 
@@ -130,9 +131,15 @@ def _raw_groups(found: Any, watched: _Watched, input_shape: tuple[int, int, int]
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         try:
-            found.build_dependency(watched, torch.zeros(1, *input_shape), verbose=False)
-            kinds = [nn.Conv2d, nn.Linear]
-            return list(found.get_all_groups(ignored_layers=list(watched.probes), root_module_types=kinds))
+            with bounded():
+                found.build_dependency(watched, torch.zeros(1, *input_shape), verbose=False)
+                kinds = [nn.Conv2d, nn.Linear]
+                return list(found.get_all_groups(ignored_layers=list(watched.probes), root_module_types=kinds))
+        except GaveUpError:
+            raise InputRefused(
+                "Which channels depend on each other can't be found in two minutes and 8 GiB.",
+                "This architecture can't be pruned; leave prune out of the recipe.",
+            ) from None
         except Exception as error:  # it meets what it doesn't know with whatever Python raises
             raise InputRefused(
                 f"Which channels depend on each other can't be found: {type(error).__name__} in Torch-Pruning.",
