@@ -196,7 +196,6 @@ def staged(model: nn.Module, steps: Sequence[tuple[str, float, str]]) -> nn.Modu
 ORDERS = (
     (("prune", 0.4), ("prune", 0.7), ("fuse", 0)),
     (("factorize", 0.4), ("prune", 0.6), ("fuse", 0)),
-    (("prune", 0.3), ("factorize", 0.6), ("fuse", 0)),
     (("fuse", 0), ("prune", 0.5), ("factorize", 0.5)),
 )
 

@@ -12,9 +12,8 @@ from torch import nn
 
 from rescompress import checkpoint, models
 from rescompress.context import Context
-from rescompress.fusion import fuse
 from rescompress.pruning import prune
-from tests.networks import noise, stock
+from tests.networks import fused, noise, stock
 
 SCRIPT = Path(__file__).resolve().parents[1] / "docs" / "without_rescompress.py"
 MOST_LINES = 15
@@ -58,10 +57,6 @@ def with_answers(model: nn.Module, path: Path) -> Path:
     return path
 
 
-def small(architecture: str) -> nn.Module:
-    return prune(stock("torchvision", architecture, side=64), Context(), ratio=0.5)
-
-
 def runs_elsewhere(file: Path) -> None:
     words = [sys.executable, "-c", ELSEWHERE, SCRIPT, file]
     bare = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -71,12 +66,14 @@ def runs_elsewhere(file: Path) -> None:
 
 
 def test_a_pruned_and_fused_network_runs_without_rescompress(tmp_path: Path) -> None:
-    runs_elsewhere(with_answers(fuse(small("resnet18"), Context()), tmp_path / "resnet18.safetensors"))
+    small = prune(fused("torchvision", "resnet18", side=64), Context(), ratio=0.5)
+    runs_elsewhere(with_answers(small, tmp_path / "resnet18.safetensors"))
 
 
 @pytest.mark.slow
 def test_a_network_with_fewer_groups_runs_without_rescompress(tmp_path: Path) -> None:
-    runs_elsewhere(with_answers(small("resnext50_32x4d"), tmp_path / "resnext50_32x4d.safetensors"))
+    small = prune(stock("torchvision", "resnext50_32x4d", side=64), Context(), ratio=0.5)
+    runs_elsewhere(with_answers(small, tmp_path / "resnext50_32x4d.safetensors"))
 
 
 def test_the_script_is_as_short_as_it_says() -> None:
