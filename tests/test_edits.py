@@ -164,7 +164,7 @@ def take(name: str, steps: Sequence[tuple[str, float, int]]) -> nn.Module:
     return state.model
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(name=st.sampled_from(QUICK), steps=LISTS)
 def test_any_list_of_edits_comes_back(folder: Path, name: str, steps: list[tuple[str, float, int]]) -> None:
     comes_back(take(name, steps), folder)
