@@ -86,7 +86,7 @@ def guess(shapes: Shapes) -> Iterator[Guess]:
     block = f"{root}encoder.stages.{{}}.layers.0.layer.{last}.convolution.weight"
     arguments: dict[str, Any] = {
         "embedding_size": shapes.get(f"{root}embedder.embedder.convolution.weight", (0,))[0],
-        "hidden_sizes": tuple(shapes[block.format(stage)][0] for stage in range(len(depths))),
+        "hidden_sizes": tuple(shapes.get(block.format(stage), (0,))[0] for stage in range(len(depths))),
         "depths": depths,
         "layer_type": "bottleneck" if last == 2 else "basic",
     }
