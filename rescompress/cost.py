@@ -32,7 +32,7 @@ def summed(model: nn.Module, layers: Sequence[LayerCost]) -> Cost:
 
 def layer_costs(model: nn.Module) -> tuple[LayerCost, ...]:
     """Each convolution and linear layer, in order of execution."""
-    return costs_of(graph.capture(model, models.spec_of(model).input_shape))
+    return costs_of(graph.capture(model, models.spec_of(model).input_shape, functional=False))
 
 
 def costs_of(traced: fx.GraphModule) -> tuple[LayerCost, ...]:

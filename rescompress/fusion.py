@@ -52,7 +52,7 @@ def fold(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> None:
 
 def foldable(model: nn.Module) -> list[tuple[str, str]]:
     """Names of each convolution and the BatchNorm that alone reads its output; a module that runs twice is left out."""
-    traced = graph.capture(model, models.spec_of(model).input_shape)
+    traced = graph.capture(model, models.spec_of(model).input_shape, functional=False)
     modules = dict(model.named_modules())
     norms = [node for node in traced.graph.nodes if graph.op_of(node) == "batch_norm"]
     runs = Counter(_owner(norm, 3) for norm in norms)

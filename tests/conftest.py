@@ -24,6 +24,19 @@ settings.register_profile("suite", deadline=None, max_examples=30, suppress_heal
 settings.load_profile("suite")
 
 
+SHARED = ("survivor", "finished", "trained", "quantized")
+"""Fixtures that run whole jobs, or rest on one that does."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that read a whole run go first and to one process, which makes the run once; the others do the rest."""
+    grouped = [item for item in items if set(SHARED) & set(getattr(item, "fixturenames", ()))]
+    items.sort(key=lambda item: item not in grouped)
+    for item in grouped:
+        item.add_marker(pytest.mark.xdist_group("runs"))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real images beside the checkout; they are never part of the repository."""

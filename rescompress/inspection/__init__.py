@@ -37,7 +37,7 @@ def inspect(
         InputRefused: the model doesn't carry its spec.
     """
     spec = models.spec_of(model)
-    traced = graph.capture(model, spec.input_shape)
+    traced = graph.capture(model, spec.input_shape, functional=opened is not None)
     network = read(traced)
     shown = None if opened is None else _images(opened, spec, images)
     return rows.compose(

@@ -172,10 +172,13 @@ def _op(traced: fx.GraphModule, node: fx.Node, inputs: tuple[str, ...], costs: d
         weight, bias, mean, var = (_constant(traced, argument) for argument in node.args[1:5])
         assert mean is not None
         assert var is not None
-        op = replace(
-            op, owner=_owner(traced, node.args[3]), norm=Norm(weight, bias, mean, var, cast(float, node.args[6]))
-        )
+        op = replace(op, owner=_owner(traced, node.args[3]), norm=Norm(weight, bias, mean, var, _eps(node)))
     return op
+
+
+def _eps(node: fx.Node) -> float:
+    """A BatchNorm's last number; the op that can train has a switch behind it."""
+    return [argument for argument in node.args if isinstance(argument, float)][-1]
 
 
 def _numbers(node: fx.Node, place: int) -> list[int]:

@@ -11,6 +11,8 @@ from rescompress import fakequant, graph, models
 from rescompress.backends import onnxruntime as backend
 from tests.networks import noise, quantized
 
+pytestmark = pytest.mark.xdist_group("semantics")
+
 onnx = pytest.importorskip("onnx")
 
 

@@ -11,6 +11,8 @@ from rescompress.inspection import inspect
 from rescompress.views import Finding, Inspection
 from tests.networks import context, custom, stock
 
+pytestmark = pytest.mark.xdist_group("findings")
+
 
 def of(found: Inspection, kind: str) -> list[Finding]:
     return [finding for finding in found.findings if finding.kind == kind]

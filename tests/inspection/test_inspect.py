@@ -21,6 +21,8 @@ from rescompress.models.se import SEBasicBlock
 from rescompress.views import Inspection
 from tests.networks import context, custom, enliven, fused, quantized, same, snapshot, stock
 
+pytestmark = pytest.mark.xdist_group("inspect")
+
 
 def around(*blocks: nn.Module, inputs: int = 16, outputs: int = 32) -> nn.Module:
     """A network of these blocks."""

@@ -47,6 +47,7 @@ def test_an_int8_graph_costs_what_the_model_costs(tmp_path: Path) -> None:
     assert {layer.sqnr_db for layer in theirs.layers if layer.params} == {None}  # it is lost already
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamo", [True, False])
 def test_what_pytorch_exports_by_itself_has_the_modules_names(dynamo: bool, tmp_path: Path) -> None:
     model, file = fused("cifar", "resnet8"), tmp_path / "plain.onnx"

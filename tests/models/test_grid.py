@@ -38,6 +38,7 @@ def test_the_page_shows_every_family() -> None:
     assert {network[0] for network in NETWORKS} == set(catalog.names(models.PACKAGE))
 
 
+@pytest.mark.slow
 def test_the_page_says_what_a_run_says() -> None:
     """The cheapest row, measured again."""
     place = next(place for place, network in enumerate(NETWORKS) if network[0] == "builder")

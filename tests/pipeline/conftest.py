@@ -22,14 +22,6 @@ KILLS = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """This folder's tests go first and to one process: its long runs are made once, while the others do the rest."""
-    items.sort(key=lambda item: Path(__file__).parent not in item.path.parents)
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("pipeline"))
-
-
 @dataclass
 class Survivor:
     """What was seen on the way, one entry per kill; ``log`` is what the hooks of all its processes wrote."""

@@ -209,7 +209,8 @@ def pictures(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("architecture", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet50"])
 def test_state_dict_of_torchvision_becomes_an_int8_artifact(architecture, pictures, tmp_path):
     weights = tmp_path / f"{architecture}.pth"
     torch.save(networks.stock("torchvision", architecture, 2).state_dict(), weights)

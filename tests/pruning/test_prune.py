@@ -18,6 +18,8 @@ from rescompress.layers import PadShortcut, width_of
 from rescompress.pruning import Cut, Group, cut_channels, find_groups, prune
 from tests.networks import custom, fused, noise, quantized, same, snapshot, stock
 
+pytestmark = pytest.mark.xdist_group("prune")
+
 SMALL = {
     "cifar resnet8 A": lambda: stock("cifar", "resnet8"),
     "cifar resnet8 B": lambda: stock("cifar", "resnet8", shortcut="B"),
@@ -39,6 +41,8 @@ WIDE = {
 }
 BASIC = {"layer_type": "basic", "hidden_sizes": (64, 128), "depths": (1, 1)}
 NETWORKS = {**SMALL, **WIDE}
+HEAVY = ("torchvision resnet50", "keras", "timm resnetv2_18", "huggingface basic")
+WIDE_ONES = [pytest.param(name, marks=[pytest.mark.slow] if name in HEAVY else []) for name in WIDE]
 
 
 @cache
@@ -96,12 +100,12 @@ def test_pruning_equals_silencing_the_same_channels(name: str, most: float, seed
     assert difference(doubled(name), some_cuts(groups_of(name), most, seed)) <= 1e-9
 
 
-@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize("name", WIDE_ONES)
 def test_pruning_a_wide_network_equals_silencing(name: str) -> None:
     assert difference(WIDE[name](), some_cuts(groups_of(name), 1.0, seed=0)) <= 1e-4
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*SMALL, *WIDE_ONES])
 def test_groups_hold_every_channel_once(name: str) -> None:
     model = NETWORKS[name]()
     held: dict[tuple[str, str], list[int]] = {}

@@ -11,6 +11,8 @@ from rescompress.quantization import place
 from rescompress.spec import QuantScheme
 from tests.networks import captured, quantized
 
+pytestmark = pytest.mark.xdist_group("placement")
+
 NETWORKS: dict[str, tuple[tuple[str, str], dict[str, int]]] = {
     "cifar resnet8": (("cifar", "resnet8"), {}),
     "torchvision resnet18": (("torchvision", "resnet18"), {"side": 64}),
