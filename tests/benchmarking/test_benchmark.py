@@ -26,7 +26,9 @@ def test_row_describes_the_candidates_in_order(timed):
 def test_latency_is_the_one_that_was_set(timed):
     row, _ = timed
     for latency, milliseconds in zip(row.latencies, (0.5, 0.5, 0.6), strict=True):
-        assert milliseconds <= latency.min_ms <= latency.p50_low_ms <= latency.p50_ms <= latency.p50_high_ms
+        assert milliseconds <= latency.min_ms <= latency.p50_ms
+        # The interval is one of few launches, widened by Student's t: its low end may lie below every single query.
+        assert latency.p50_low_ms <= latency.p50_ms <= latency.p50_high_ms
         assert latency.p50_ms <= latency.p90_ms <= latency.ecdf_ms[-1]
         assert latency.p50_ms == pytest.approx(milliseconds, rel=0.2)
         assert latency.ecdf_ms[0] == latency.min_ms
