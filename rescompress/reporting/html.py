@@ -1,13 +1,10 @@
 """The report as one HTML page that needs nothing else: no script, no font, no network."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from jinja2 import Environment as Templates
-from jinja2 import FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from rescompress.reporting import footnotes, plots, tables, verdict
+from rescompress.reporting import footnotes, pages, plots, tables, verdict
 from rescompress.spec import ArtifactRow, RunReport
 
 TEMPLATE = "report.html.j2"
@@ -32,14 +29,8 @@ class Layers:
 
 def render(report: RunReport) -> str:
     """Give the whole page; equal reports give equal pages."""
-    templates = Templates(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return templates.get_template(TEMPLATE).render(
+    return pages.fill(
+        TEMPLATE,
         report=report,
         overall=verdict.overall(report),
         phrases=verdict.phrases(report),

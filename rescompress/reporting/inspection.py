@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from jinja2 import Environment as Templates
-from jinja2 import FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from rescompress.artifact import to_json, write_bytes
-from rescompress.reporting import network, wording
+from rescompress.reporting import network, pages, wording
 from rescompress.reporting.tables import Cell, Table
 from rescompress.reporting.verdict import Tone
 from rescompress.views import Finding, GroupView, Inspection, LayerView
@@ -53,14 +51,8 @@ def write(found: Inspection, folder: Path) -> tuple[Path, ...]:
 
 def render(found: Inspection) -> str:
     """The whole page; it needs no script, no font and no network."""
-    templates = Templates(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return templates.get_template(TEMPLATE).render(
+    return pages.fill(
+        TEMPLATE,
         found=found,
         shape=_sizes(found.input_shape),
         totals=_totals(found),
