@@ -8,7 +8,8 @@ from torch import nn
 from rescompress import models, progress
 from rescompress.context import Context
 from rescompress.errors import InputRefused
-from rescompress.knobs import Choice, Folder, checked
+from rescompress.knobs import Choice, Folder, checked, only_item
+from rescompress.pruning.evidence import evidence_for
 from rescompress.pruning.groups import Group, find_groups
 from rescompress.pruning.plan import Cut, plan
 from rescompress.pruning.surgery import cut_channels, proven
@@ -36,21 +37,23 @@ def prune(
 
     Args:
         model: a float model; it is not edited.
-        ctx: not needed by this stage.
+        ctx: where images come from, for an importance that reads gradients.
         ratio: fraction of each group's channels that is removed, before rounding.
         importance: how a channel's worth is judged; larger is kept.
         round_to: the channels kept are a multiple of this (the nearest, never none), as runtimes like them.
         keep: layers whose outputs stay, by name or pattern, such as ``backbone.fpn.*``.
 
     Raises:
-        InputRefused: no group of the model can be cut.
+        InputRefused: no group of the model can be cut, or the importance can't judge one.
+        RecipeError: the importance reads gradients, and there are no images.
     """
     spec = models.spec_of(model)
     score = IMPORTANCE.bind(importance)
     groups, refused = find_groups(model, spec.input_shape, keep)
     for layer in refused:
         progress.note(f"prune: channels tied to {layer} are kept: that layer can't be cut safely.")
-    cuts = plan(groups, [score(model, group) for group in groups], ratio=ratio, round_to=round_to)
+    evidence = evidence_for(only_item(importance)[0], model, ctx)
+    cuts = plan(groups, [score(model, group, evidence) for group in groups], ratio=ratio, round_to=round_to)
     safe = proven(model, cuts, spec.input_shape)
     for cut in cuts:
         if cut not in safe:

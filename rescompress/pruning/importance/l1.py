@@ -1,13 +1,13 @@
-"""L1 norm of the filters that make a channel (Li et al. 2016, arXiv:1608.08710), averaged over a group's layers."""
+"""L1 norm of a channel's filters (Li et al. 2016, arXiv:1608.08710), averaged over a group's layers."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rescompress.pruning.evidence import Evidence
 from rescompress.pruning.groups import Group
+from rescompress.pruning.slices import balanced, weights
 
 
-def score(model: nn.Module, group: Group) -> Float[Tensor, " c"]:
+def score(model: nn.Module, group: Group, evidence: Evidence) -> Float[Tensor, " c"]:
     """``mean over layers of |w_c|_1``, each layer first divided by its own mean so that none outweighs the others."""
-    norms = [rows.abs().sum(1) for rows in group.filters(model)]
-    return torch.stack([norm / norm.mean().clamp_min(torch.finfo(norm.dtype).tiny) for norm in norms]).mean(0)
+    return balanced(w.abs().sum(1) for w in weights(model, group))

@@ -1,0 +1,66 @@
+"""What leaves with a channel: of every parameter of a dependency group, the numbers that belong to each channel."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from rescompress.pruning.groups import Group, Side
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One parameter of a group's layers, ready to be read a channel at a time.
+
+    Attributes:
+        parameter: its name in the model.
+        side: whether a channel is made (a row of a weight) or read (a column).
+        order: the places of the first channel, then those of the second, and so on.
+        channels: of the group.
+        norm: whether the layer is a BatchNorm or a GroupNorm, which scales what others made.
+    """
+
+    parameter: str
+    side: Side
+    order: Int[Tensor, " k"]
+    channels: int
+    norm: bool
+
+    def rows(self, tensor: Float[Tensor, "..."]) -> Float[Tensor, "c k"]:
+        """A tensor of the parameter's shape, such as the parameter or its gradient: a row for each channel."""
+        sided = tensor.transpose(0, 1) if self.side == "inputs" else tensor
+        return sided[self.order.to(tensor.device)].reshape(self.channels, -1)
+
+
+def slices(model: nn.Module, group: Group) -> tuple[Slice, ...]:
+    """Every weight, bias, scale and shift that leaves with the group's channels, on the making and the reading side.
+
+    A grouped convolution ties its inputs to its outputs and counts once, as a maker.
+    """
+    found = []
+    for member in group.members:
+        layer = model.get_submodule(member.layer)
+        order = torch.tensor([place for places in member.places for place in places])
+        for name, _ in layer.named_parameters(recurse=False):
+            if member.side == "outputs" or name == "weight":
+                norm = isinstance(layer, (nn.BatchNorm2d, nn.GroupNorm))
+                found.append(Slice(f"{member.layer}.{name}", member.side, order, group.channels, norm))
+    return tuple(found)
+
+
+def weights(model: nn.Module, group: Group) -> Iterator[Float[Tensor, "c k"]]:
+    """Per convolution or linear layer that makes or reads the group's channels: its weights, a row a channel."""
+    for each in slices(model, group):
+        tensor = model.get_parameter(each.parameter).detach()
+        if tensor.dim() > 1:
+            yield each.rows(tensor)
+
+
+def balanced(norms: Iterable[Float[Tensor, " c"]]) -> Float[Tensor, " c"]:
+    """Mean over layers, each first divided by its own mean: no layer outweighs another, and the result's mean is 1.
+
+    Scores of several groups can so be compared, as where DepGraph divides by the group's mean (arXiv:2301.12900).
+    """
+    return torch.stack([norm / norm.mean().clamp_min(torch.finfo(norm.dtype).tiny) for norm in norms]).mean(0)
