@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +22,17 @@ class Context:
         data: labelled images; None where no stage needs any.
         seed: every random choice of every stage is drawn from this.
         reference: the untouched model: the teacher by default, and what accuracy is compared with.
-        device: where training runs.
+        device: where training runs, such as ``cpu`` or ``cuda:0``.
+        scratch: folder in which a training keeps its journal, and its state while it goes on; None keeps nothing.
+        trackers: tools in which people watch a training, files of ``training/trackers``.
     """
 
     data: Data | None = None
     seed: int = 0
     reference: nn.Module | None = None
     device: str = "cpu"
+    scratch: Path | None = None
+    trackers: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: nn.Module, source: str | None = None, *, seed: int = 0, **knobs: Any) -> "Context":

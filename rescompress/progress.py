@@ -2,11 +2,20 @@
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Generator, Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 T = TypeVar("T")
 quiet = False
@@ -34,8 +43,18 @@ def gathered() -> Iterator[list[str]]:
         _gathering.remove(notes)
 
 
-def track(items: Iterable[T], doing: str, total: int | None = None) -> Iterator[T]:
-    """Yield the items behind a progress bar with the time left; no bar off a terminal."""
+def track(
+    items: Iterable[T], doing: str, total: int | None = None, begun: int = 0, *, per_step: int = 0
+) -> Generator[T, None, None]:
+    """Yield the items behind a progress bar with the time left; no bar off a terminal.
+
+    Args:
+        items: what is done.
+        doing: what the bar says.
+        total: how many steps there are, if the items don't tell.
+        begun: steps that were done before.
+        per_step: images in each step, where their speed should be shown.
+    """
     if total is None and isinstance(items, Sized):
         total = len(items)
     columns = (
@@ -43,8 +62,21 @@ def track(items: Iterable[T], doing: str, total: int | None = None) -> Iterator[
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
+        *([_Speed(per_step)] if per_step else []),
     )
     console = Console(stderr=True)
     shown = console.is_terminal and not quiet
     with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
-        yield from bar.track(items, total=total, description=doing)
+        yield from bar.track(items, total=total, completed=begun, description=doing)
+
+
+class _Speed(ProgressColumn):
+    """Images per second."""
+
+    def __init__(self, per_step: int) -> None:
+        super().__init__()
+        self._per_step = per_step
+
+    def render(self, task: Task) -> Text:
+        """What the column shows."""
+        return Text(f"{task.speed * self._per_step:.0f} images/s" if task.speed else "")

@@ -14,7 +14,7 @@ from rescompress import data, models
 from rescompress.context import Context
 from rescompress.errors import GateFailed, RecipeError
 from rescompress.fakequant import sites_of
-from rescompress.training import Schedule, _augment, _rate, fit
+from rescompress.training import Schedule, fit
 from tests.networks import context, quantized, same, snapshot, stock
 
 BRIEF = Schedule(epochs=2, batch=16, augment="none")

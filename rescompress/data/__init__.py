@@ -88,10 +88,19 @@ def normalize(images: UInt8[Tensor, "b 3 h w"], preprocessing: Preprocessing) ->
 
 
 def batches(
-    split: Split, preprocessing: Preprocessing, batch: int, limit: int | None = None
+    split: Split, preprocessing: Preprocessing, batch: int, limit: int | None = None, rows: range | None = None
 ) -> Iterator[tuple[Float[Tensor, "b 3 h w"], Int[Tensor, " b"]]]:
-    """Normalized images and labels in the split's order; ``limit`` stops after so many images."""
+    """Normalized images and labels in the split's order.
+
+    Args:
+        split: labelled images.
+        preprocessing: how they are normalized.
+        batch: images at a time.
+        limit: stop after so many images.
+        rows: these places only, neighbours.
+    """
     count = len(split) if limit is None else min(limit, len(split))
-    for start in range(0, count, batch):
-        indices = range(start, min(start + batch, count))
+    rows = range(count) if rows is None else rows
+    for start in range(rows.start, rows.stop, batch):
+        indices = range(start, min(start + batch, rows.stop))
         yield normalize(split.read(indices), preprocessing), split.labels[start : indices.stop]
