@@ -4,30 +4,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rescompress import catalog, data, graph, models, progress
+from rescompress import catalog, data, graph, models, processes, progress
 from rescompress.context import Context
 from rescompress.errors import InputRefused
+from rescompress.pruning.groups import Side
 
 PACKAGE = "rescompress.pruning.importance"
-IMAGES, BATCH = 512, 64
+IMAGES, BATCH = 512, 16
+"""Small batches: what differs between them is what second-order criteria live on."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Read-only facts for every file of ``pruning/importance``.
+    """Read-only facts for every file of ``pruning/importance``; the mappings are empty where none are needed.
 
     Attributes:
         seed: of the run.
-        gradients: per parameter the gradient of the mean cross-entropy; empty where a criterion needs none.
-        squares: per parameter the squared gradient of a batch, averaged over batches; empty as above.
+        squares: per parameter the squared gradient ``g^2`` of a batch's mean loss, averaged over batches.
+        gates: per parameter and side, for each batch and each place of that side, ``sum g w`` over what belongs to the
+            place: the slope of the loss along a factor there that is 1.
     """
 
     seed: int = 0
-    gradients: Mapping[str, Tensor] = field(default_factory=dict)
-    squares: Mapping[str, Tensor] = field(default_factory=dict)
+    squares: Mapping[str, Float[Tensor, "..."]] = field(default_factory=dict)
+    gates: Mapping[tuple[str, Side], Float[Tensor, "b p"]] = field(default_factory=dict)
 
 
 def evidence_for(importance: str, model: nn.Module, ctx: Context) -> Evidence:
@@ -42,7 +46,7 @@ def evidence_for(importance: str, model: nn.Module, ctx: Context) -> Evidence:
 
 
 def gather(model: nn.Module, ctx: Context, *, images: int = IMAGES) -> Evidence:
-    """Gradients of the cross-entropy in eval mode, so that BatchNorm stays the affine map it will be.
+    """Gradients of the cross-entropy in eval mode, so that BatchNorm stays the affine map that it will be.
 
     Args:
         model: a classifier; it is not edited.
@@ -53,7 +57,7 @@ def gather(model: nn.Module, ctx: Context, *, images: int = IMAGES) -> Evidence:
         RecipeError: there are no images.
         InputRefused: the model gives back maps, which have no labels.
     """
-    split, spec = ctx.images("This importance").train, models.spec_of(model)
+    split, spec = ctx.images("An importance that reads gradients").train, models.spec_of(model)
     if spec.output != "logits":
         raise InputRefused(
             "This importance reads gradients of a classifier's loss, and this model gives back maps.",
@@ -61,17 +65,27 @@ def gather(model: nn.Module, ctx: Context, *, images: int = IMAGES) -> Evidence:
         )
     chosen = torch.randperm(len(split), generator=ctx.generator("importance"))[:images]
     twin = graph.clone(model).to(ctx.device).eval().requires_grad_(True)
-    parameters = dict(twin.named_parameters())
-    gradients = {name: torch.zeros_like(tensor, requires_grad=False) for name, tensor in parameters.items()}
-    squares = {name: torch.zeros_like(tensor) for name, tensor in gradients.items()}
-    for batch in progress.track(chosen.split(BATCH), "gradients"):
-        share = len(batch) / len(chosen)
+    w = dict(twin.named_parameters())
+    squares = {name: torch.zeros_like(tensor, requires_grad=False) for name, tensor in w.items()}
+    gates: dict[tuple[str, Side], list[Tensor]] = {}
+    for batch in progress.track(torch.split(chosen, BATCH), "gradients"):
         pixels = data.normalize(split.read(batch.tolist()), spec.preprocessing).to(ctx.device)
         with torch.enable_grad():
             loss = F.cross_entropy(twin(pixels), split.labels[batch].to(ctx.device))
-            found = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
-        for name, gradient in zip(parameters, found, strict=True):
-            gradients[name] += share * gradient
-            squares[name] += share * gradient.square()
-    cpu = [{name: tensor.cpu() for name, tensor in sums.items()} for sums in (gradients, squares)]
-    return Evidence(ctx.seed, *cpu)
+            g = torch.autograd.grad(loss, list(w.values()), materialize_grads=True)
+        for name, gradient in zip(w, g, strict=True):
+            squares[name] += len(batch) / len(chosen) * gradient.square()
+            for side, slopes in _slopes(gradient * w[name].detach()).items():
+                gates.setdefault((name, side), []).append(slopes)
+    return Evidence(
+        ctx.seed,
+        {name: processes.told_tensor(total).cpu() for name, total in squares.items()},
+        {place: processes.told_tensor(torch.stack(slopes)).cpu() for place, slopes in gates.items()},
+    )
+
+
+def _slopes(products: Float[Tensor, "..."]) -> dict[Side, Tensor]:
+    """``g w`` of one parameter, summed to one number for each output, and where it has them for each input."""
+    if products.dim() < 2:
+        return {"outputs": products}
+    return {"outputs": products.flatten(1).sum(1), "inputs": products.transpose(0, 1).flatten(1).sum(1)}

@@ -2,7 +2,7 @@
 
 import gc
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any, Literal
@@ -47,14 +47,6 @@ class Group:
     def name(self) -> str:
         """The first layer that makes the group's channels."""
         return next(member.layer for member in self.members if member.side == "outputs")
-
-    def filters(self, model: nn.Module) -> Iterator[Float[Tensor, "c k"]]:
-        """Per convolution or linear layer that makes the group's channels: its weights, a row a channel."""
-        for member in self.members:
-            layer = model.get_submodule(member.layer)
-            if member.side == "outputs" and isinstance(layer, (nn.Conv2d, nn.Linear)):
-                order = torch.tensor([place for places in member.places for place in places])
-                yield layer.weight.detach()[order].reshape(self.channels, -1)
 
 
 class _Watched(nn.Module):

@@ -15,18 +15,23 @@ class Slice:
     """One parameter of a group's layers, ready to be read a channel at a time.
 
     Attributes:
-        parameter: its name in the model.
+        layer: name of the layer.
+        name: of the parameter in the layer.
         side: whether a channel is made (a row of a weight) or read (a column).
         order: the places of the first channel, then those of the second, and so on.
         channels: of the group.
-        norm: whether the layer is a BatchNorm or a GroupNorm, which scales what others made.
     """
 
-    parameter: str
+    layer: str
+    name: str
     side: Side
     order: Int[Tensor, " k"]
     channels: int
-    norm: bool
+
+    @property
+    def parameter(self) -> str:
+        """The parameter's name in the model."""
+        return f"{self.layer}.{self.name}"
 
     def rows(self, tensor: Float[Tensor, "..."]) -> Float[Tensor, "c k"]:
         """A tensor of the parameter's shape, such as the parameter or its gradient: a row for each channel."""
@@ -45,8 +50,7 @@ def slices(model: nn.Module, group: Group) -> tuple[Slice, ...]:
         order = torch.tensor([place for places in member.places for place in places])
         for name, _ in layer.named_parameters(recurse=False):
             if member.side == "outputs" or name == "weight":
-                norm = isinstance(layer, (nn.BatchNorm2d, nn.GroupNorm))
-                found.append(Slice(f"{member.layer}.{name}", member.side, order, group.channels, norm))
+                found.append(Slice(member.layer, name, member.side, order, group.channels))
     return tuple(found)
 
 

@@ -1,5 +1,6 @@
 """How much a channel is worth: one file per criterion, each with ``score(model, group, evidence) -> [channels]``.
 
-Larger is kept. All weights that leave with a channel count, on the side that makes it and on the side that reads it.
-Scores of several groups can be compared. A file that reads gradients says ``GRADIENTS = True``.
+Larger is kept. What counts is every weight that leaves with a channel, where it is made and where it is read, as in
+DepGraph (arXiv:2301.12900); a file that reads less says why. Scores of different groups can be compared: norms are
+relative to their group, slopes are in units of the loss. A file that reads gradients says ``GRADIENTS = True``.
 """

@@ -1,4 +1,4 @@
-"""L1 norm of a channel's filters (Li et al. 2016, arXiv:1608.08710), averaged over a group's layers."""
+"""L1 norm of a channel's weights (Li et al. 2016, arXiv:1608.08710), averaged over a group's layers."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
