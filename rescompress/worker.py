@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rescompress import backends, errors
-from rescompress.artifact import open_artifact
+from rescompress.artifact import Artifact, open_artifact
 from rescompress.errors import RescompressError, WorkerCrashed
 
 Array = NDArray[np.float32]
@@ -31,7 +31,7 @@ TIMEOUT_S = 600
 
 
 class Worker:
-    """One artifact loaded in a fresh process. Use it as a context manager.
+    """One artifact, or several, loaded in a fresh process. Use it as a context manager.
 
     Raises:
         WorkerCrashed: the process died, or gave no answer.
@@ -69,19 +69,23 @@ class Worker:
         """Wait until the artifact is loaded."""
         self._ask({"do": "ready"})
 
+    def load(self, folder: Path) -> None:
+        """Load one more artifact in the same process; its place is the count of those before it."""
+        self._ask({"do": "load", "folder": str(folder)})
+
     def run(self, images: Array) -> Array:
         """Images ``[n, 3, h, w]`` to logits ``[n, classes]``."""
         answer = self._ask({"do": "run"}, images)
         assert isinstance(answer, np.ndarray)
         return answer
 
-    def hold(self, images: Array) -> None:
+    def hold(self, images: Array, place: int = 0) -> None:
         """Keep a ring of images in the child for ``time``."""
-        self._ask({"do": "hold"}, images)
+        self._ask({"do": "hold", "place": place}, images)
 
-    def time(self, seconds: float, batch: int, at_least: int = 1) -> list[int]:
+    def time(self, seconds: float, batch: int, at_least: int = 1, place: int = 0) -> list[int]:
         """Latencies in nanoseconds of so many seconds of batches taken from the ring."""
-        answer = self._ask({"do": "time", "seconds": seconds, "batch": batch, "at_least": at_least})
+        answer = self._ask({"do": "time", "seconds": seconds, "batch": batch, "at_least": at_least, "place": place})
         assert isinstance(answer, dict)
         return list(answer["ns"])
 
@@ -149,34 +153,60 @@ def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], Array | None]:
     return message, np.frombuffer(data, "<f4").reshape(message["shape"])
 
 
+@dataclass
+class _Loaded:
+    """A session with the images that it is timed on."""
+
+    artifact: Artifact
+    session: backends.Session
+    ring: Array
+
+    @property
+    def backend(self) -> backends.Backend:
+        return backends.require(self.artifact.manifest.backend)
+
+
 def _serve(folder: Path, threads: int, requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answer requests until the parent closes the pipe."""
-    artifact = open_artifact(folder)
-    backend = backends.require(artifact.manifest.backend)
-    ring: Array = np.empty((0,), np.float32)
     order = random.Random(0)  # noqa: S311 - which image comes next is no secret
-    with backend.load(artifact, threads=threads) as session:
+    with contextlib.ExitStack() as stack:
+        loaded = [_load(folder, threads, stack)]
         while True:
             try:
                 request, images = _receive(requests)
             except EOFError:
                 return
             try:
-                if request["do"] == "run":
-                    assert images is not None
-                    _send(answers, {}, session.run(images))
-                elif request["do"] == "hold":
-                    assert images is not None
-                    ring = images
+                if request["do"] == "load":
+                    loaded.append(_load(Path(request["folder"]), threads, stack))
                     _send(answers, {})
-                elif request["do"] == "time":
-                    _send(answers, {"ns": _time(session, ring, request, order)})
-                elif request["do"] == "audit":
-                    _send(answers, {"report": asdict(backend.audit(artifact))})
                 else:
-                    _send(answers, {})
+                    _send(answers, *_answer(loaded[request.get("place", 0)], request, images, order))
             except RescompressError as error:
                 _refuse(answers, error)
+
+
+def _load(folder: Path, threads: int, stack: contextlib.ExitStack) -> _Loaded:
+    artifact = open_artifact(folder)
+    session = backends.require(artifact.manifest.backend).load(artifact, threads=threads)
+    return _Loaded(artifact, stack.enter_context(session), np.empty((0,), np.float32))
+
+
+def _answer(
+    to: _Loaded, request: dict[str, Any], images: Array | None, order: random.Random
+) -> tuple[dict[str, Any], Array | None]:
+    """What is said to a request that one session can answer."""
+    if request["do"] == "run":
+        assert images is not None
+        return {}, to.session.run(images)
+    if request["do"] == "hold":
+        assert images is not None
+        to.ring = images
+    elif request["do"] == "time":
+        return {"ns": _time(to.session, to.ring, request, order)}, None
+    elif request["do"] == "audit":
+        return {"report": asdict(to.backend.audit(to.artifact))}, None
+    return {}, None
 
 
 def _refuse(answers: IO[bytes], error: RescompressError) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, cast
+from typing import Annotated, Literal, Protocol, cast, runtime_checkable
 
 from pydantic import ConfigDict, Field
 from torch import fx, nn
@@ -79,6 +79,7 @@ class Target:
     device: str | None = None
 
 
+@runtime_checkable
 class Estimator(Protocol):
     """Tells how long layers take.
 
@@ -118,16 +119,28 @@ def _shape(traced: fx.GraphModule, node: fx.Node, added: bool) -> LayerShape:
         return LayerShape("linear", int(size[-1]), int(out[-1]), height=rows, added=added)
     quantizer = fakequant.quantizer_behind(traced, node.args[1])
     weight = graph.tensor_of(traced, cast(fx.Node, cast(fx.Node, node.args[1]).args[0] if quantizer else node.args[1]))
-    stride, padding, dilation, groups = (*node.args[3:], *((1, 1), (0, 0), (1, 1), 1)[len(node.args[3:]) :])
-    kernel, height, width = _pair(weight.shape[2:]), int(size[2]), int(size[3])
-    pairs = (kernel, _pair(stride), _pair(padding), _pair(dilation))
-    return LayerShape("conv", int(size[1]), int(out[1]), *pairs, cast(int, groups), height, width, added)
+    defaults: list[object] = [(1, 1), (0, 0), (1, 1), 1]
+    given: list[object] = list(node.args[3:])
+    stride, padding, dilation, groups = given + defaults[len(given) :]
+    return LayerShape(
+        "conv",
+        in_channels=int(size[1]),
+        out_channels=int(out[1]),
+        kernel=_pair(weight.shape[2:]),
+        stride=_pair(stride),
+        padding=_pair(padding),
+        dilation=_pair(dilation),
+        groups=cast(int, groups),
+        height=int(size[2]),
+        width=int(size[3]),
+        added=added,
+    )
 
 
 def _pair(value: object) -> Pair:
     """ATen takes one number for both sides."""
-    numbers = [int(number) for number in cast(Iterable[int], value)] if not isinstance(value, int) else [value]
-    return (numbers[0], numbers[-1])
+    numbers = (value,) if isinstance(value, int) else tuple(cast(Iterable[int], value))
+    return int(numbers[0]), int(numbers[-1])
 
 
 def _last_layer(add: fx.Node) -> fx.Node | None:

@@ -12,8 +12,8 @@ from rescompress.context import Context
 from rescompress.edits import edits
 from rescompress.errors import InputRefused
 from rescompress.knobs import Choice, Folder, Named, checked
+from rescompress.placement import place
 from rescompress.quantization.calibration import Histogram, calibrate
-from rescompress.quantization.placement import place
 from rescompress.quantization.ranges import set_activation, set_weight
 
 __all__ = ["Histogram", "calibrate", "place", "quantize"]

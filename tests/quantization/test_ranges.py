@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rescompress import fakequant, graph
 from rescompress.fakequant import FakeQuantize, Site
-from rescompress.quantization.placement import place
+from rescompress.placement import place
 from rescompress.quantization.ranges import set_activation, set_weight
 from rescompress.spec import QuantScheme
 from tests.networks import custom

@@ -7,7 +7,7 @@ from torch import fx
 
 from rescompress import backends, fakequant, graph
 from rescompress.fakequant import Site
-from rescompress.quantization import place
+from rescompress.placement import place
 from rescompress.spec import QuantScheme
 from tests.networks import captured, quantized
 
