@@ -38,6 +38,12 @@ class Slice:
         sided = tensor.transpose(0, 1) if self.side == "inputs" else tensor
         return sided[self.order.to(tensor.device)].reshape(self.channels, -1)
 
+    def sums(self, tensor: Float[Tensor, "..."]) -> Float[Tensor, " c"]:
+        """A tensor of the parameter's shape, summed to a number for each channel."""
+        kept = 1 if self.side == "inputs" else 0
+        places = tensor.movedim(kept, 0).flatten(1).sum(1) if tensor.dim() > 1 else tensor
+        return places[self.order.to(tensor.device)].reshape(self.channels, -1).sum(1)
+
 
 def slices(model: nn.Module, group: Group) -> tuple[Slice, ...]:
     """Every weight, bias, scale and shift that leaves with the group's channels, on the making and the reading side.

@@ -20,5 +20,5 @@ def score(model: nn.Module, group: Group, evidence: Evidence) -> Float[Tensor, "
     terms = []
     for each in slices(model, group):
         w, h = model.get_parameter(each.parameter).detach(), evidence.squares[each.parameter]
-        terms.append(each.rows(h.to(w.device) * w.square()).sum(1) / 2)
+        terms.append(each.sums(h.to(w.device) * w.square()) / 2)
     return torch.stack(terms).sum(0)
