@@ -139,7 +139,23 @@ def check(function: Callable[..., Any], values: Mapping[str, Any], where: str) -
         checked = model.model_validate(dict(values))
     except ValidationError as error:
         raise explain(error, where, tuple(model.model_fields)) from None
-    return {name: getattr(checked, name) for name in model.model_fields}
+    filled = {name: getattr(checked, name) for name in model.model_fields}
+    getattr(function, "agree", lambda _: None)(filled)
+    return filled
+
+
+def agreeing(rule: Callable[[Mapping[str, Any]], None]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a stage, below ``checked``, some of whose knobs exclude others.
+
+    Args:
+        rule: is handed every knob's value, and raises ``RecipeError`` where they contradict each other.
+    """
+
+    def mark(function: Callable[P, R]) -> Callable[P, R]:
+        function.__dict__["agree"] = rule
+        return function
+
+    return mark
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:

@@ -32,10 +32,14 @@ def plan(
     cuts = []
     for group, score in zip(groups, scores, strict=True):
         step = lcm(round_to, group.width)
-        width = rounded_width(group.channels * group.width, ratio, step) // group.width
-        best = score.sort(descending=True, stable=True).indices[:width]
-        cuts.append(Cut(group, tuple(sorted(best.tolist()))))
+        cuts.append(best_of(group, score, rounded_width(group.channels * group.width, ratio, step) // group.width))
     return tuple(cuts)
+
+
+def best_of(group: Group, score: Float[Tensor, " c"], kept: int) -> Cut:
+    """Keep so many channels, the best-scored; ties keep the lower one."""
+    best = score.sort(descending=True, stable=True).indices[:kept]
+    return Cut(group, tuple(sorted(best.tolist())))
 
 
 def rounded_width(channels: int, ratio: float, round_to: int) -> int:
@@ -43,5 +47,9 @@ def rounded_width(channels: int, ratio: float, round_to: int) -> int:
 
     Never less than one multiple, and never more than there are.
     """
-    multiples = int(channels * (1 - ratio) / round_to + 0.5)
-    return min(channels, max(1, multiples) * round_to)
+    return snapped(channels, channels * (1 - ratio), round_to)
+
+
+def snapped(channels: int, wanted: float, round_to: int) -> int:
+    """The multiple of ``round_to`` nearest to a wanted width, halves up; at least one, at most all channels."""
+    return min(channels, max(1, int(wanted / round_to + 0.5)) * round_to)

@@ -154,7 +154,7 @@ def test_a_grouped_convolution_loses_whole_groups() -> None:
 def test_channels_behind_a_padded_shortcut_are_cut() -> None:
     with progress.gathered() as notes:
         pruned = prune(stock("cifar", "resnet8"), Context(), ratio=0.5, round_to=4)
-    assert notes == []
+    assert len(notes) == 2  # what was cut, and that there are no images
     assert [pruned.layer1[0].conv2.out_channels, pruned.layer2[0].shortcut.out_channels] == [8, 16]
     assert pruned.linear.in_features == 32
 
@@ -243,7 +243,7 @@ def test_frozen_weights_stay_frozen() -> None:
 @pytest.mark.parametrize(
     "knobs",
     [
-        *({"ratio": ratio} for ratio in (0, 1, -0.1, 1.5, float("nan"), "most", None)),
+        *({"ratio": ratio} for ratio in (0, 1, -0.1, 1.5, float("nan"), "most")),
         *({"round_to": multiple} for multiple in (0, 129, 2.5)),
         *({"importance": name} for name in ("l11", {"l1": {"power": 2}}, {"l1": {}, "l2": {}}, 3)),
         {"raito": 0.3},
