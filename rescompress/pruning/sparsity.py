@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from rescompress import graph
 from rescompress.context import Context
 from rescompress.pruning.groups import Group
+from rescompress.pruning.plan import Cut
 from rescompress.pruning.slices import Slice, slices
 from rescompress.training import Batch, Schedule, train
 
@@ -66,6 +67,7 @@ def sparsify(model: nn.Module, ctx: Context, groups: Sequence[Group], scores: Sc
         ctx: where images, seed and device come from.
         groups: as ``find_groups`` gives them.
         scores: importance of a group's channels in the model as it comes; the lower, the harder a channel is pressed.
+            Once a plan stands, ``staying`` presses those that it cuts.
         sparsity: which penalty, and how long and hard to train; ``none`` gives a plain copy back.
 
     Raises:
@@ -86,13 +88,28 @@ def sparsify(model: nn.Module, ctx: Context, groups: Sequence[Group], scores: Sc
     return train(model, ctx, Schedule(epochs=sparsity.epochs, lr=sparsity.lr), loss, "sparse learning")
 
 
+def staying(cuts: Sequence[Cut]) -> Scores:
+    """Scores that are 1 for every channel that a plan keeps, and 0 for those it cuts, as GReg-1 chooses.
+
+    All pressure then falls on what will leave, and none on groups that lose nothing.
+    """
+    kept = {cut.group.name: cut.kept for cut in cuts}
+
+    def scores(model: nn.Module, group: Group) -> Float[Tensor, " c"]:
+        stays = kept.get(group.name, range(group.channels))
+        return torch.zeros(group.channels).index_fill(0, torch.tensor(tuple(stays)), 1.0)
+
+    return scores
+
+
 def press(
     model: nn.Module, group: Group, score: Float[Tensor, " c"], sparsity: Sparsity, device: str = "cpu"
 ) -> Pressed:
     """How hard each channel of a group is pressed.
 
     With ``u_c = (I_max - I_c) / (I_max - I_min)``, the share is ``2^(4 (u_c - 1))`` under group_lasso (DepGraph's
-    scale, with 1 as the largest) and ``u_c`` under growing.
+    scale, with 1 as the largest) and ``u_c`` under growing. Where no channel is worth less than another, none is
+    pressed.
 
     Args:
         model: whose norms count.
@@ -104,7 +121,7 @@ def press(
     u = (score.max() - score) / (score.max() - score.min()).clamp_min(torch.finfo(score.dtype).tiny)
     parts = slices(model, group)
     norm = energies(dict(model.named_parameters()), parts).detach().sqrt().mean()
-    share = torch.exp2(ALPHA * (u - 1)) if sparsity.penalty == "group_lasso" else u
+    share = torch.exp2(ALPHA * (u - 1)) * u.any() if sparsity.penalty == "group_lasso" else u
     return Pressed(parts, share.to(device), norm.to(device))
 
 

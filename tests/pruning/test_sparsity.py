@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from rescompress import models
 from rescompress.context import Context
 from rescompress.errors import InputRefused, RecipeError
-from rescompress.pruning import Group
+from rescompress.pruning import Cut, Group
 from rescompress.pruning.evidence import Evidence
 from rescompress.pruning.importance import l2
 from rescompress.pruning.slices import slices
-from rescompress.pruning.sparsity import Sparsity, energies, penalty, press, sparsify
+from rescompress.pruning.sparsity import Sparsity, energies, penalty, press, sparsify, staying
 from tests.networks import context, same, snapshot
 from tests.pruning.test_formulas import pieces
 from tests.pruning.test_importance import network
@@ -96,6 +96,15 @@ def test_what_will_be_cut_shrinks_against_the_rest(kind: Kind) -> None:
         left = after / before
         assert left[:half].max() < 0.6
         assert left[:half].mean() < 0.7 * left[half:].mean(), f"{group.name}: {left}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plan_presses_what_it_cuts(kind: Kind) -> None:
+    model, groups, _ = network("small")
+    scores = staying([Cut(groups[0], (1, 3)), Cut(groups[2], tuple(range(10)))])
+    shares = [press(model, group, scores(model, group), Sparsity(kind)).share.tolist() for group in groups]
+    light = 2.0**-4 if kind == "group_lasso" else 0.0
+    assert shares == [[1, light, 1, light], [0] * 3, [0] * 10]
 
 
 def test_growing_starts_at_nothing() -> None:
