@@ -17,6 +17,9 @@ PATIENCE = timedelta(hours=12)
 """Longest wait for the main process, which may export and time for long while the others stand by."""
 
 
+_apart = [False]
+
+
 def rank() -> int:
     """Number of this process, 0 for the main one."""
     return distributed.get_rank() if _together() else 0
@@ -63,6 +66,16 @@ def joined() -> Iterator[None]:
         distributed.destroy_process_group()
 
 
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Work that one process does without the others: in this block it counts as alone."""
+    before, _apart[0] = _apart[0], True
+    try:
+        yield
+    finally:
+        _apart[0] = before
+
+
 def wait() -> None:
     """Wait until every process got here."""
     if _together():
@@ -94,4 +107,4 @@ def share(count: int) -> range:
 
 
 def _together() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
+    return not _apart[0] and distributed.is_available() and distributed.is_initialized()

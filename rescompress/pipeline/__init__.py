@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 from torch import nn
 
-from rescompress import __version__, artifact, backends, data, knobs, progress, recipe, reporting
+from rescompress import __version__, artifact, backends, data, knobs, processes, progress, recipe, reporting
 from rescompress.artifact import Artifact
 from rescompress.benchmarking import machine
 from rescompress.context import fit_data
@@ -45,12 +45,18 @@ def run(
     """
     if not isinstance(job, Recipe):
         job = recipe.read(job, overrides)
+    with processes.joined():
+        return _run(job, out, command) if processes.is_main() else _follow(job, out)
+
+
+def _run(job: Recipe, out: Path | str | None, command: str | None) -> RunReport:
     for target in job.export:
         backends.require(_only(target))
     origin = open_origin(job)
     opened = _open_data(job, origin)
-    folder = RunFolder(Path(out) if out else RUNS / f"{job.name}-{job.digest}", job.name)
+    folder = _folder(job, out)
     with folder.locked():
+        processes.wait()
         text = yaml.safe_dump(job.filled(), sort_keys=False, allow_unicode=True)
         artifact.write_bytes(folder.path / "recipe.yaml", text.encode())
         environment = machine.environment()
@@ -74,6 +80,7 @@ def run(
         )
         reporting.write(report, folder.path)
     progress.note(f"report: {folder.path / 'report.html'}")
+    processes.wait()
     _pass(report, folder.path, failed)
     return report
 
@@ -108,6 +115,22 @@ def export(model: nn.Module, to: str, out: Path | str, **knobs: object) -> Artif
     backends.require(to)
     ((name, filled),) = recipe.target(to, knobs).items()
     return proof.export_artifact(model, name, filled, Path(out), label="model", source="", source_sha256="", key="")
+
+
+def _folder(job: Recipe, out: Path | str | None) -> RunFolder:
+    return RunFolder(Path(out) if out else RUNS / f"{job.name}-{job.digest}", job.name)
+
+
+def _follow(job: Recipe, out: Path | str | None) -> RunReport:
+    """Take part in the stages that are shared, and read what the main process reports. All see the same folder."""
+    origin = open_origin(job)
+    folder = _folder(job, out)
+    processes.wait()
+    run_stages(job, folder, origin, _open_data(job, origin))
+    processes.wait()
+    report = reporting.read(folder.path)
+    _pass(report, folder.path, ())
+    return report
 
 
 def _open_data(job: Recipe, origin: Origin) -> Data | None:

@@ -33,6 +33,7 @@ class RunFolder:
     def __init__(self, path: Path, name: str) -> None:
         self.path, self._name = path, name
         self.stages, self.artifacts, self.rows = path / "stages", path / "artifacts", path / "rows"
+        self.training = path / "training"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -87,15 +88,26 @@ class RunFolder:
 
     def keep_only(self, labels: Collection[str]) -> None:
         """Remove what an earlier recipe left in this folder under other labels."""
-        for old in (*self.stages.glob("[0-9]*"), *self.artifacts.glob("*/[0-9]*"), *self.rows.glob("*-[0-9]*.json")):
+        left = (*self.stages.glob("[0-9]*"), *self.artifacts.glob("*/[0-9]*"), *self.rows.glob("*-[0-9]*.json"))
+        for old in (*left, *self.training.glob("[0-9]*")):
             label = re.sub(r"\.(json|safetensors)$", "", old.name)
             if not any(label == wanted or label.endswith(f"-{wanted}") for wanted in labels):
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
 
+    def scratch(self, label: str, key: str) -> Path:
+        """Where the training of a stage keeps its journal and, until it ends, its state; other keys' are cleared."""
+        place = self.training / label
+        if _text(place / "key") != key:
+            shutil.rmtree(place, ignore_errors=True)
+            artifact.write_bytes(place / "key", key.encode())
+        return place
+
     def _clear_litter(self) -> None:
         own = [f".{name}.*" for name in ("recipe.yaml", "environment.json", "report.html", "report.md", "report.json")]
         for litter in (
-            found for place in ("stages/.*", "rows/.*", "artifacts/*/.*", *own) for found in self.path.glob(place)
+            found
+            for place in ("stages/.*", "rows/.*", "training/*/.*", "artifacts/*/.*", *own)
+            for found in self.path.glob(place)
         ):
             shutil.rmtree(litter) if litter.is_dir() else litter.unlink()
 
@@ -105,6 +117,13 @@ def _read(file: Path, key: str, kind: type[T]) -> T | None:
         content = json.loads(file.read_bytes())
         return TypeAdapter(kind).validate_python(content["row"]) if content["key"] == key else None
     except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        return None
+
+
+def _text(file: Path) -> str | None:
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
         return None
 
 

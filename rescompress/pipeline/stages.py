@@ -1,19 +1,22 @@
 """Run a recipe's stages, each written to disk before the next one starts."""
 
+import contextlib
 import hashlib
 import time
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
-from rescompress import __version__, artifact, checkpoint, data, knobs, metrics, models, progress
+from rescompress import __version__, artifact, checkpoint, data, graph, knobs, models, processes, progress
 from rescompress.artifact import digest
 from rescompress.context import Context
 from rescompress.cost import total_cost
 from rescompress.data import Data
 from rescompress.edits import edits
-from rescompress.errors import InputRefused, RecipeError
+from rescompress.errors import BackendMissing, InputRefused, RecipeError
+from rescompress.metrics import top1
 from rescompress.pipeline.folder import RunFolder
 from rescompress.recipe import ModelChoice, Recipe, Step, order
 from rescompress.spec import AS_IN_FILE, ModelSpec, Proportion, StageRow
@@ -90,20 +93,27 @@ def _check_guess(chosen: ModelChoice, found: ModelSpec) -> None:
 def run_stages(job: Recipe, folder: RunFolder, origin: Origin, opened: Data | None) -> tuple[StageRow, ...]:
     """Every stage's row, the baseline's first; stages that are on disk already are taken from there.
 
-    A stage always starts from the file that the one before it wrote, so that a resumed run gives the same bytes.
+    A stage always starts from the file that the one before it wrote, so that a resumed run gives the same bytes. Where
+    several processes do the job, the main one writes and the others follow what it finds.
     """
     steps = (Step(BASELINE, {}), *job.stages)
     key = digest([__version__, origin.key, opened.fingerprint if opened else None, job.seed])
+    ctx = Context(opened, job.seed, device=_device(job.device), trackers=job.trackers)
     rows: list[StageRow] = []
     for index, step in enumerate(steps):
-        values = knobs.plain(step.knobs)
-        key = digest([key, step.stage, values])
-        row = folder.stage(f"{index:02d}-{step.stage}", key)
-        if row is None:
-            row = _run_stage(index, step, key, folder, origin, rows, Context(opened, job.seed))
-            folder.keep_stage(row)
+        key = digest([key, step.stage, knobs.plain(step.knobs)])
+        label = f"{index:02d}-{step.stage}"
+        row = folder.stage(label, key) if processes.is_main() else None
+        if processes.told(row is not None):
+            row = row or folder.stage(label, key)
+        else:
+            row = _run_stage(index, step, key, folder, origin, rows, ctx)
+            if processes.is_main():
+                folder.keep_stage(row)
+        assert row is not None
         rows.append(row)
-    folder.keep_only([row.label for row in rows])
+    if processes.is_main():
+        folder.keep_only([row.label for row in rows])
     return tuple(rows)
 
 
@@ -116,16 +126,22 @@ def _run_stage(
     index: int, step: Step, key: str, folder: RunFolder, origin: Origin, rows: list[StageRow], ctx: Context
 ) -> StageRow:
     started = time.monotonic()
+    label = f"{index:02d}-{step.stage}"
+    file = folder.stages / f"{label}.safetensors"
+    if step.stage in order.TOGETHER:
+        if processes.is_main():
+            ctx = replace(ctx, scratch=folder.scratch(label, key))
+        processes.wait()
+        ctx = replace(ctx, scratch=folder.training / label)
     with progress.gathered() as notes:
-        if rows:
-            before = load_stage(folder, rows[-1])
-            reference = before if len(rows) == 1 else load_stage(folder, rows[0])
-            model: nn.Module = order.stage(step.stage)(before, ctx.with_reference(reference), **step.knobs)
-        else:
-            model = origin.model
-    file = folder.stages / f"{index:02d}-{step.stage}.safetensors"
-    checkpoint.save(model, file)
-    accuracy = _accuracy(model, ctx.data)
+        if processes.is_main() or step.stage in order.TOGETHER:
+            with contextlib.nullcontext() if step.stage in order.TOGETHER else processes.apart():
+                model = _staged(step, folder, origin, rows, ctx)
+            if processes.is_main():
+                checkpoint.save(model, file)
+    processes.wait()
+    model = model if processes.is_main() else checkpoint.load(file)
+    accuracy = _accuracy(model, ctx)
     row = StageRow(
         index=index,
         stage=step.stage,
@@ -145,15 +161,41 @@ def _run_stage(
     return row
 
 
-def _accuracy(model: nn.Module, opened: Data | None) -> Proportion | None:
-    """Top-1 of a model in eager PyTorch on the test split."""
-    if opened is None or models.spec_of(model).output != "logits":
+def _staged(step: Step, folder: RunFolder, origin: Origin, rows: list[StageRow], ctx: Context) -> nn.Module:
+    """What a stage makes of the file that the one before it wrote."""
+    if not rows:
+        return origin.model
+    before = load_stage(folder, rows[-1])
+    reference = before if len(rows) == 1 else load_stage(folder, rows[0])
+    made: nn.Module = order.stage(step.stage)(before, ctx.with_reference(reference), **step.knobs)
+    return made
+
+
+def _accuracy(model: nn.Module, ctx: Context) -> Proportion | None:
+    """Top-1 of a model in eager PyTorch on the test split; each image is judged once, by one of the processes."""
+    if ctx.data is None or models.spec_of(model).output != "logits":
         return None
-    split, preprocessing = opened.test, models.spec_of(model).preprocessing
-    steps = data.batches(split, preprocessing, EVALUATION_BATCH)
-    seen = progress.track(steps, "evaluate", -(-len(split) // EVALUATION_BATCH))
-    logits = models.predict(model, (images for images, _ in seen))
-    return metrics.top1(logits.numpy(), split.labels.numpy())
+    split, preprocessing = ctx.data.test, models.spec_of(model).preprocessing
+    mine = processes.share(len(split))
+    steps = data.batches(split, preprocessing, EVALUATION_BATCH, rows=mine)
+    seen = progress.track(steps, "evaluate", -(-len(mine) // EVALUATION_BATCH))
+    judged = graph.clone(model).to(ctx.device)
+    right = [top1(models.predict(judged, [images]).numpy(), labels.numpy()).correct for images, labels in seen]
+    return Proportion(int(processes.total(torch.tensor(sum(right)))), len(split))
+
+
+def _device(asked: str) -> str:
+    """The device that is asked for.
+
+    Raises:
+        BackendMissing: this machine has no such device.
+    """
+    if asked in ("auto", "cuda"):
+        asked = processes.device() if asked == "auto" or torch.cuda.is_available() else asked
+    number = int(asked.partition(":")[2] or 0)
+    if asked.startswith("cuda") and number >= torch.cuda.device_count():
+        raise BackendMissing(f"There is no {asked} here.", "Set device: cpu, or install a CUDA build of PyTorch.")
+    return asked
 
 
 def _content(model: nn.Module) -> Any:

@@ -13,13 +13,14 @@ from rescompress import catalog, knobs
 from rescompress.artifact import digest
 from rescompress.backends import FORMATS
 from rescompress.errors import RecipeError
-from rescompress.knobs import Choice, Folder
+from rescompress.knobs import Choice, Folder, Named
 from rescompress.recipe.order import STAGES, check_order, function, stage
 from rescompress.recipe.overrides import override_value
 from rescompress.spec import Preprocessing
 
 DATA = Folder("rescompress.data", "load")
 EXPORT = Folder("rescompress.backends", "export")
+TRACKERS = Named("rescompress.training.trackers")
 VERIFY = ("rescompress.verification", "verify")
 BENCHMARK = ("rescompress.benchmarking", "benchmark")
 SHIPPED = (Path(__file__).parents[1] / "_recipes", Path(__file__).parents[2] / "recipes")
@@ -74,6 +75,20 @@ class _Targets:
         return {"anyOf": [one, {"type": "array", "items": one}]}
 
 
+class _Trackers:
+    """Annotation of the trackers: one or several files of the folder."""
+
+    def check(self, value: Any) -> tuple[str, ...]:
+        wanted = [value] if isinstance(value, str) else value
+        return tuple(TRACKERS.check(name) for name in wanted)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.check)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"type": "array", "items": TRACKERS.__get_pydantic_json_schema__(schema, handler)}
+
+
 class Knobs:
     """Annotation of a mapping that holds the knobs of one function, named by module and function."""
 
@@ -121,6 +136,10 @@ class Recipe(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names the run's folder")
     seed: int = Field(0, ge=0, description="every random choice is drawn from this")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="where training runs: auto, cpu, cuda or cuda:N"
+    )
+    trackers: Annotated[tuple[str, ...], _Trackers()] = Field((), description="tools in which training is watched")
     model: ModelChoice = Field(description="the trained network to start from")
     data: Annotated[Choice, DATA] | None = Field(None, description="labelled images")
     stages: Annotated[tuple[Step, ...], _Steps()] = Field((), description="what happens to the model, in this order")

@@ -30,6 +30,8 @@ BEFORE = (
 )
 """(earlier, later, why the later one can't go first)."""
 NEEDS = {"quantize": "fuse"}
+TOGETHER = ("fit", "distill")
+"""Stages that are one long training, which several processes share; the main process does the others alone."""
 
 
 def stage(name: str) -> Callable[..., Any]:

@@ -61,13 +61,13 @@ def randaugment(
     import_torchvision()
     v2: Any = importlib.import_module("torchvision.transforms.v2")
     draw = v2.RandAugment(num_ops=OPERATIONS, magnitude=magnitude)
-    done = []
-    places = rows // CHUNK
-    for chunk in sorted(set(places.tolist()), key=places.tolist().index):
+    made, chunks = torch.empty_like(images), rows // CHUNK
+    for chunk in set(chunks.tolist()):
+        here = (chunks == chunk).to(images.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + chunk)
-            done.append(draw(images[(places == chunk).to(images.device)]))
-    return torch.cat(done)
+            made[here] = draw(images[here])
+    return made
 
 
 def mixed(

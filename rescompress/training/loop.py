@@ -1,6 +1,7 @@
 """The only training loop: fine-tuning, distillation, sparse learning and QAT are the same loop with other losses."""
 
 import contextlib
+import inspect
 import math
 from collections.abc import Callable, Iterator
 
@@ -8,19 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rescompress import data, graph, models, processes, progress
+from rescompress import checkpoint, data, graph, models, processes, progress
 from rescompress.context import Context
 from rescompress.errors import GateFailed, InputRefused, ResourceExhausted
 from rescompress.layers import settled
 from rescompress.training.batches import Batch, Feed
 from rescompress.training.journal import Journal
 from rescompress.training.schedule import Schedule, optimizer_of, rate
-from rescompress.training.snapshot import FILE as SNAPSHOT
 from rescompress.training.snapshot import Snapshots, State
 from rescompress.training.synchronized import SynchronizedNorms
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 HALF = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LAST_GOOD = "last-good.safetensors"
 EXPLODED = 1e4
 """Times the first loss beyond which training has gone wrong, though the loss is still a number."""
 
@@ -53,7 +54,7 @@ def train(
     Raises:
         RecipeError: there are no images, or more processes than a batch can be dealt to.
         InputRefused: the model gives back maps, which have no labels.
-        GateFailed: the loss exploded; the state of the last good snapshot stays in the context's folder.
+        GateFailed: the loss exploded; the last good model is kept in the context's folder.
         ResourceExhausted: not even a part of a batch fits into memory.
         WorkerCrashed: images can't be read any more.
     """
@@ -104,10 +105,7 @@ class _Training:
             progress.note(f"{self._purpose}: goes on from step {facts['step']} of {self._feed.steps}.")
         for tensor in state.student.state_dict().values():
             processes.told_tensor(tensor)
-        together = processes.size() > 1
-        wrapped: nn.Module = (
-            DistributedDataParallel(state.student, broadcast_buffers=False) if together else state.student
-        )
+        wrapped = _shared(state.student) if processes.size() > 1 else state.student
         begun, steps = facts["step"], self._feed.steps
         source = progress.track(self._feed.since(begun), self._purpose, steps, begun, per_step=self._schedule.batch)
         with Journal(self._ctx.scratch, self._purpose, self._ctx.trackers, begun) as journal:
@@ -165,7 +163,7 @@ class _Training:
     def _accumulate(self, wrapped: nn.Module, batch: Batch, parts: int) -> float:
         state, total = self._state, 0.0
         for part in batch.parts(parts) if parts > 1 else (batch,):
-            with self._half(), SynchronizedNorms():
+            with self._half(), SynchronizedNorms() if processes.size() > 1 else contextlib.nullcontext():
                 value = self._loss(wrapped, part)
             self._check(float(value.detach()))
             torch.autograd.backward(state.scaler.scale(value * part.share))
@@ -189,14 +187,19 @@ class _Training:
         self._first = value if self._first is None else self._first
         if math.isfinite(value) and abs(value) <= EXPLODED * max(1.0, abs(self._first)):
             return
-        kept = self._ctx.scratch and (self._ctx.scratch / SNAPSHOT).is_file()
-        where = f" The last good state is kept in {self._ctx.scratch}." if kept else ""
-        said = (
-            "is no longer a number" if not math.isfinite(value) else f"exploded from {self._first:.3g} to {value:.3g}"
-        )
-        raise GateFailed(
-            f"The loss of {self._purpose} {said}.", f"Lower schedule.lr, raise warmup or clip gradients.{where}"
-        )
+        grew = f"exploded from {self._first:.3g} to {value:.3g}"
+        said = grew if math.isfinite(value) else "is no longer a number"
+        remedy = "Lower schedule.lr, raise warmup or clip gradients."
+        raise GateFailed(f"The loss of {self._purpose} {said}.", f"{remedy}{self._keep_last_good()}")
+
+    def _keep_last_good(self) -> str:
+        """Write the model as the last snapshot holds it, where there is one; a sentence that says where it is."""
+        if self._ctx.scratch is None or not self._snapshots.resume(self._state):
+            return ""
+        good = models.describe(self._finished(keep=True), self._spec)
+        if processes.is_main():
+            checkpoint.save(good, self._ctx.scratch / LAST_GOOD)
+        return f" The model of step {self._state.facts['step']} is kept in {self._ctx.scratch / LAST_GOOD}."
 
     def _journal(self, journal: Journal, batch: Batch, value: float) -> None:
         epoch = (batch.step + 1) / self._feed.epoch_steps
@@ -234,16 +237,24 @@ class _Training:
         counted = processes.total(torch.stack(right).sum()) if right else processes.total(torch.tensor(0))
         return 100 * float(counted) / len(split)
 
-    def _finished(self) -> nn.Module:
-        """The student as a file would give it back."""
+    def _finished(self, *, keep: bool = False) -> nn.Module:
+        """The student as a file would give it back; its snapshots go, unless they are kept."""
         state = self._state
         state.student.load_state_dict(state.best or state.mean or state.student.state_dict())
         student = state.student.cpu()
         state.extra.cpu()
         for tensor in (*student.parameters(), *student.buffers()):
             tensor.data = settled(tensor)
-        self._snapshots.drop()
+        if not keep:
+            self._snapshots.drop()
         return student.eval()
+
+
+def _shared(student: nn.Module) -> nn.Module:
+    """The model with its gradients averaged over all processes; synchronized BatchNorm keeps the buffers equal."""
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    return DistributedDataParallel(student, **{name: False})
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, distributed
-from torch.distributed.nn.functional import all_reduce
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from rescompress import processes
@@ -46,11 +45,10 @@ def _batch_norm(
     channels, wide = x.shape[1], x.float()
     count = torch.full((1,), x.numel() / channels, device=x.device)
     sums = torch.cat([wide.sum((0, 2, 3)), count])
-    sums = all_reduce(sums, distributed.ReduceOp.SUM)  # type: ignore[no-untyped-call]
+    sums = _total(sums)
     n, mean = sums[-1].detach(), sums[:-1] / sums[-1].detach()
     centred = wide - mean[:, None, None]
-    squares = all_reduce(centred.square().sum((0, 2, 3)), distributed.ReduceOp.SUM)  # type: ignore[no-untyped-call]
-    var = squares / n
+    var = _total(centred.square().sum((0, 2, 3))) / n
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
@@ -59,3 +57,20 @@ def _batch_norm(
     if weight is not None and bias is not None:
         y = y * weight[:, None, None] + bias[:, None, None]
     return y.to(x.dtype)
+
+
+class _Total(torch.autograd.Function):
+    """A sum over processes: each one's part also moves the losses of all others."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return processes.total(tensor.clone())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return processes.total(gradients[0].clone())
+
+
+def _total(tensor: Tensor) -> Tensor:
+    summed: Tensor = _Total.apply(tensor)  # type: ignore[no-untyped-call]
+    return summed

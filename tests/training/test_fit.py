@@ -1,16 +1,15 @@
-"""The only training loop: it learns, it repeats itself to the bit, and it leaves its argument alone."""
+"""Fine-tuning: it learns, it repeats itself to the bit, and it leaves its argument alone."""
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
-from rescompress import data, models
+from rescompress import data, models, progress
 from rescompress.context import Context
 from rescompress.errors import GateFailed, RecipeError
 from rescompress.fakequant import sites_of
@@ -89,7 +88,8 @@ def test_training_needs_images(fresh: nn.Module) -> None:
     "knobs",
     [
         *({"schedule": {name: value}} for name, value in [("epochs", 0), ("batch", 1), ("lr", 0), ("momentum", 1)]),
-        *({"schedule": {name: value}} for name, value in [("warmup", 1), ("augment", "cutmix"), ("epoch", 3)]),
+        *({"schedule": {name: value}} for name, value in [("warmup", 1), ("augment", "blur"), ("epoch", 3)]),
+        *({"schedule": {name: value}} for name, value in [("ema", 1), ("amp", "int8"), ("randaugment", 31)]),
         {"label_smoothing": 1.0},
     ],
 )
@@ -123,31 +123,56 @@ def test_biases_and_norms_are_spared_the_weight_decay(fresh: nn.Module) -> None:
     assert decayed == {name for name, parameter in fresh.named_parameters() if parameter.dim() > 1}
 
 
-@given(st.integers(1, 500), st.floats(0, 0.99))
-def test_the_rate_rises_then_falls(steps: int, warmup: float) -> None:
-    rates = [_rate(step, steps, warmup) for step in range(steps)]
-    peak = rates.index(max(rates))
-    assert all(0 < rate <= 1 for rate in rates)
-    assert rates[: peak + 1] == sorted(rates[: peak + 1])
-    assert rates[peak:] == sorted(rates[peak:], reverse=True)
-    assert peak <= max(1, steps * warmup)
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"optimizer": "adamw", "lr": 1e-3},
+        {"ema": 0.5, "clip": 1.0},
+        {"amp": "bf16"},
+        {"amp": "fp16"},
+        {"randaugment": 9},
+        {"mixup": 0.2, "cutmix": 1.0},
+        {"patience": 1},
+    ],
+    ids=str,
+)
+def test_every_way_to_train_learns_something_and_repeats_itself(fresh: nn.Module, knobs: dict[str, Any]) -> None:
+    schedule = replace(BRIEF, lr=0.02, augment="none")
+    schedule = replace(schedule, **knobs)
+    made = fit(fresh, context(), schedule=schedule)
+    assert loss_of(made, context()) < loss_of(fresh, context())
+    assert equal(fit(fresh, context(), schedule=schedule), made)
+    assert all(parameter.dtype == torch.float32 for parameter in made.parameters())
 
 
-@pytest.mark.parametrize("kind", ["shift", "shift+mirror"])
-def test_an_augmented_image_is_a_shifted_one(kind: str) -> None:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(1, 256, (40, 3, 16, 16), dtype=torch.uint8, generator=generator)
-    reach = 2
-    padded = F.pad(images, (reach,) * 4)
-    shifted = [padded[:, :, y : y + 16, x : x + 16] for y in range(5) for x in range(5)]
-    candidates = torch.stack(shifted + [image.flip(3) for image in shifted])
-    made = _augment(images, kind, generator)
-    found = (candidates == made).flatten(2).all(2)
-    assert found.any(0).all(), "an image is neither a shift nor a mirror image of its source"
-    assert found.any(1)[:25].sum() > 10
-    assert bool(found[25:].any()) == (kind == "shift+mirror")
+def test_the_moving_average_is_that_of_all_steps(fresh: nn.Module) -> None:
+    once = replace(BRIEF, epochs=1, batch=16, lr=1e-3)  # two steps
+    states = [fit(fresh, context(), schedule=replace(once, ema=decay)).state_dict() for decay in (0.0, 0.9, 0.8)]
+    start, name = fresh.state_dict(), "linear.weight"
+    # mean = d^2 w0 + d (1 - d) w1 + (1 - d) w2: two decays tell w1, by which both must agree
+    seen = [
+        (states[i][name] - d**2 * start[name] - (1 - d) * states[0][name]) / (d * (1 - d))
+        for i, d in ((1, 0.9), (2, 0.8))
+    ]
+    assert torch.allclose(seen[0], seen[1], atol=1e-4)
+    assert not torch.allclose(seen[0], start[name], atol=1e-6)
 
 
-def test_no_augmentation_gives_the_images_themselves() -> None:
-    images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    assert _augment(images, "none", torch.Generator()) is images
+def test_clipped_gradients_move_less(fresh: nn.Module) -> None:
+    once = replace(BRIEF, epochs=1, batch=32, lr=0.1, warmup=0.0, weight_decay=0.0, momentum=0.0)
+    before = dict(fresh.named_parameters())
+    moved = {}
+    for clip in (0.0, 0.01):
+        made = dict(fit(fresh, context(), schedule=replace(once, clip=clip)).named_parameters())
+        moved[clip] = sum(float((made[name] - before[name]).detach().square().sum()) for name in before) ** 0.5
+    assert moved[0.01] == pytest.approx(0.1 * 0.01, rel=1e-3)
+    assert moved[0.0] > 2 * moved[0.01]
+
+
+def test_patience_ends_early_and_gives_back_the_best_epoch(fresh: nn.Module) -> None:
+    with progress.gathered() as notes:
+        made = fit(fresh, context(), schedule=replace(BRIEF, epochs=50, lr=0.02, patience=2))
+    assert any("nothing gets better" in note for note in notes)
+    split = context().images("test").calibration
+    images = data.normalize(split.read(range(len(split))), models.spec_of(fresh).preprocessing)
+    assert (models.predict(made, [images]).argmax(1) == split.labels).float().mean() > 0.9
