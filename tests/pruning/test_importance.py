@@ -86,7 +86,7 @@ def test_dead_weights_have_a_finite_worth(name: str) -> None:
 
 
 @pytest.mark.parametrize("of", ["A", "B", "small"])
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(seed=st.integers(0, 2**32))
 def test_renumbered_channels_keep_their_worth(of: str, seed: int) -> None:
     model, groups, _ = network(of)
@@ -118,7 +118,7 @@ def renumber(model: nn.Module, group: Group, order: list[int]) -> None:
 
 
 @pytest.mark.parametrize("name", ["l1", "l2", "fpgm", "lamp"])
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(factor=st.floats(0.01, 100))
 def test_relative_norms_do_not_know_a_layer_s_scale(name: str, factor: float) -> None:
     model, groups, evidence = network("B")
