@@ -170,9 +170,10 @@ def _factor(name: str, layer: nn.Module) -> dict[str, Any]:
     """The arguments that make one layer of a factorized one again."""
     if type(layer) is nn.Linear:
         return {"in_features": layer.in_features, "out_features": layer.out_features, "bias": layer.bias is not None}
-    if type(layer) is nn.Conv2d and layer.groups == 1 and layer.padding_mode == "zeros":
-        fields = {field: getattr(layer, field) for field in _FACTOR}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()} | {"bias": layer.bias is not None}
+    if type(layer) is nn.Conv2d and layer.padding_mode == "zeros":
+        fields = {field: getattr(layer, field) for field in _FACTOR} | {"bias": layer.bias is not None}
+        fields |= {"groups": layer.groups} if layer.groups > 1 else {}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
     raise InputRefused(f"{name} is split into layers with a {_kind(layer)}.", "Save such a network with your own code.")
 
 

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rescompress import checkpoint, models
 from rescompress.context import Context
 from rescompress.edits import edits
 from rescompress.errors import InputRefused
-from rescompress.factorization import METHODS, Ranks, chain, factorize, find_convolutions
+from rescompress.factorization import METHODS, ByEnergy, chain, factorize, find_convolutions
 from rescompress.fusion import fold, foldable, fuse
 from rescompress.layers import without_norm
 from rescompress.pruning import Cut, Group, cut_channels, find_groups, prune
@@ -26,7 +27,7 @@ from rescompress.pruning.groups import Member
 from tests.networks import noise, stock
 from tests.pruning.test_prune import some_cuts
 
-SPLITS = ("spatial_svd", "channel_svd", "tucker2")
+SPLITS = ("spatial_svd", "channel_svd", "tucker2", "cp")
 GROUPED = "tests.test_edits:grouped"
 QUICK = ("cifar resnet8 A", "grouped")
 ALL = (*QUICK, "cifar resnet8 B", "se se_resnet20", "preact preact_resnet20")
@@ -107,11 +108,13 @@ def split(state: State, energy: float, seed: int) -> State:
         if drawn >= len(SPLITS):
             continue
         conv = model.get_submodule(name)
-        factors = METHODS.bind(SPLITS[drawn])(conv, Ranks(energy, 1))
+        way = METHODS.bind(SPLITS[drawn])(conv)
+        factors = way.at(way.ranks(ByEnergy(energy)))
         model.set_submodule(name, chain(conv, factors))
         first, last = f"{name}.0", f"{name}.{len(factors) - 1}"
         groups = [replace(group, members=tuple(moved(m, name, first, last) for m in group.members)) for group in groups]
-        groups += [within(name, place, len(factor.weight)) for place, factor in enumerate(factors[:-1])]
+        ends = [place for place, factor in enumerate(factors) if factor.groups == 1]
+        groups += [within(name, one, other, len(factors[one].weight)) for one, other in pairwise(ends)]
         pairs = [(last if conv_name == name else conv_name, norm) for conv_name, norm in pairs]
     return State(model, tuple(groups), tuple(pairs))
 
@@ -120,11 +123,12 @@ def moved(member: Member, name: str, first: str, last: str) -> Member:
     return replace(member, layer=first if member.side == "inputs" else last) if member.layer == name else member
 
 
-def within(name: str, place: int, rank: int) -> Group:
-    """The channels between two layers of a chain."""
+def within(name: str, one: int, other: int, rank: int) -> Group:
+    """The channels between two layers of a chain; what stands between them goes channel by channel."""
     places = tuple((channel,) for channel in range(rank))
-    ends = Member(f"{name}.{place}", "outputs", places), Member(f"{name}.{place + 1}", "inputs", places)
-    return Group(rank, ends)
+    between = [Member(f"{name}.{k}", side, places) for k in range(one + 1, other) for side in ("inputs", "outputs")]
+    ends = Member(f"{name}.{one}", "outputs", places), Member(f"{name}.{other}", "inputs", places)
+    return Group(rank, (ends[0], *between, ends[1]))
 
 
 def melt(state: State, _: float = 0, __: int = 0) -> State:
@@ -263,6 +267,11 @@ CHANGES: dict[str, tuple[str, str, Callable[[nn.Module], object]]] = {
         "cifar resnet8 A",
         "conv1",
         assign("", conv1=nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.ReLU(), nn.Conv2d(4, 16, 1))),
+    ),
+    "a mirrored link of a chain": (
+        "cifar resnet8 A",
+        "conv1",
+        assign("", conv1=nn.Sequential(nn.Conv2d(3, 4, 3, padding_mode="reflect"), nn.Conv2d(4, 16, 1))),
     ),
     "an epsilon of a group norm": ("grouped", "norm", assign("norm", eps=1e-3)),
     "a bias less": ("grouped", "many", assign("many", bias=None)),

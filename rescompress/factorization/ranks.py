@@ -1,44 +1,87 @@
-"""How thin a factor may be: the rank at which so much of a weight's energy is kept."""
+"""How thin a factor may be: the rank at which so much of a weight's energy is kept, or all that stands out of noise."""
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rescompress.factorization.evbmf import significant
+
 
 @dataclass(frozen=True)
-class Ranks:
-    """The rule that reads ranks off singular values.
+class Spectrum:
+    """What a rank is read off.
 
     Attributes:
-        energy: share of a weight's squared singular values, its energy, that is kept at least.
+        squares: squared singular values ``σ_j²``, largest first, a row for each of the matrices whose components are
+            ranked together.
+        shape: rows and columns of such a matrix.
+        share: how much of what may be lost this truncation may lose, where several share it.
+    """
+
+    squares: Float[Tensor, "k n"]
+    shape: tuple[int, int]
+    share: float = 1.0
+
+    @property
+    def ranked(self) -> Float[Tensor, " kn"]:
+        """The squares of all matrices, largest first."""
+        return self.squares.flatten().sort(descending=True, stable=True).values
+
+    def lost(self, rank: int) -> float:
+        """Share of the energy that a truncation to this rank loses; 0 of nothing."""
+        total = float(self.squares.sum())
+        return float(self.ranked[rank:].sum()) / total if total else 0.0
+
+
+@runtime_checkable
+class Ranks(Protocol):
+    """A rule that reads a rank off a spectrum."""
+
+    def of(self, spectrum: Spectrum) -> int:
+        """The rank, from 1 to full."""
+        ...
+
+
+@dataclass(frozen=True)
+class ByEnergy:
+    """The rank that keeps a share of the weight's squared singular values, its energy.
+
+    Attributes:
+        energy: share that is kept at least.
         round_to: what a rank is a multiple of, unless it is full.
     """
 
     energy: float
-    round_to: int
+    round_to: int = 1
 
-    def of(self, squares: Float[Tensor, " n"], share: float = 1.0) -> int:
+    def of(self, spectrum: Spectrum) -> int:
         """The smallest r with ``sum_{j>r} σ_j² <= share (1 - energy) sum_j σ_j²``, rounded up, at most n.
 
         It rounds up, where pruned widths go to the nearest multiple, because energy is a promise.
-
-        Args:
-            squares: squared singular values ``σ_j²``, largest first.
-            share: how much of what may be lost this truncation may lose, where several share it.
         """
+        squares = spectrum.ranked
         lost = squares.flip(0).cumsum(0).flip(0)  # summed from the smallest, so that full energy means every one
-        rank = max(1, int((lost > share * (1 - self.energy) * squares.sum()).sum()))
-        return min(len(squares), -(-rank // self.round_to) * self.round_to)
+        rank = int((lost > spectrum.share * (1 - self.energy) * squares.sum()).sum())
+        return _rounded(rank, self.round_to, len(squares))
 
 
-def halves(matrix: Float[Tensor, "m n"], ranks: Ranks) -> tuple[Float[Tensor, "m r"], Float[Tensor, "r n"]]:
-    """``U_r S_r^½`` and ``S_r^½ V_rᵀ``, whose product is the nearest matrix of rank r (Eckart and Young 1936).
+@dataclass(frozen=True)
+class ByNoise:
+    """The rank at which only noise is left, by empirical variational Bayes (EVBMF).
 
-    Both get half of the singular values, so that neither dominates in INT8 or under weight decay.
+    Attributes:
+        round_to: what a rank is a multiple of, unless it is full.
     """
-    u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
-    r = ranks.of(s.square())
-    root = s[:r].sqrt()
-    return u[:, :r] * root, root[:, None] * vt[:r]
+
+    round_to: int = 1
+
+    def of(self, spectrum: Spectrum) -> int:
+        """How many components stand out of the noise of their own matrix, in all matrices together, rounded up."""
+        rank = sum(significant(squares, spectrum.shape) for squares in spectrum.squares)
+        return _rounded(rank, self.round_to, spectrum.squares.numel())
+
+
+def _rounded(rank: int, round_to: int, full: int) -> int:
+    return min(full, -(-max(1, rank) // round_to) * round_to)

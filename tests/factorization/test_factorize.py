@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from rescompress.errors import InputRefused, RecipeError
 from rescompress.factorization import METHODS, factorize
 from rescompress.fusion import fuse
 from rescompress.recipe.order import check_order
-from tests.networks import captured, custom, enliven, fused, noise, quantized, same, snapshot, stock
+from tests.networks import captured, context, custom, enliven, fused, noise, quantized, same, snapshot, stock
 
 LOW = {"energy": 0.4, "round_to": 4}
 """Random weights have no low rank: this is where a chain is cheaper all the same."""
@@ -130,18 +131,27 @@ class Mixed(nn.Module):
         return self.linear(self.thin(self.chain(self.alias(self.shared(x)))).mean((2, 3)))
 
 
-def test_what_stays_is_told_in_one_sentence() -> None:
+def test_what_stays_is_told_and_what_the_gate_refused_by_name() -> None:
     model = custom(Mixed(), side=12)
     with progress.gathered() as notes:
         factorized = factorize(model, Context(), energy=0.3, round_to=1)
-    (note,) = notes
-    assert note.startswith("factorize: 1 of 8 convolutions are split; the others stay: ")
+    counts, refused = notes
+    assert counts.startswith("factorize: 1 of 8 convolutions are split; the others stay: ")
     for reason in ("1 grouped", "1 reflect padding", "1 Doubled layers", "1 used in several places"):
-        assert reason in note
-    assert "2 factorized before" in note
-    assert "1 no cheaper" in note
+        assert reason in counts
+    assert "2 factorized before" in counts
+    assert "1 no cheaper" in counts
+    # 12 to 1 channels by 1 x 1: the chain is 12 to 1 to 1.
+    assert refused == "factorize: kept whole, as a chain costs no less: thin (1.08x the MACs)."
     assert split_in(factorized) == ["good", "chain"]
     assert factorized.alias is factorized.shared
+
+
+def test_the_layers_told_are_few() -> None:
+    convs = nn.Sequential(*(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()) for _ in range(11)), nn.AdaptiveAvgPool2d(1))
+    with pytest.raises(InputRefused, match=r", and 3 more\.") as refusal:
+        factorize(custom(nn.Sequential(convs, nn.Flatten())), Context(), energy=1)
+    assert refusal.value.fact.count("2.00x the MACs") == 8
 
 
 class Twice(nn.Module):
@@ -186,11 +196,53 @@ def test_weights_that_are_no_numbers_are_refused() -> None:
         factorize(model, Context())
 
 
+@pytest.mark.parametrize("method", catalog.names(METHODS.package))
+def test_noise_is_left_out_by_evbmf(method: str) -> None:
+    """A separable kernel between channels of rank 3, in noise."""
+    model, generator = copy.deepcopy(small()), torch.Generator().manual_seed(0)
+    o, i = torch.randn(16, 3, generator=generator), torch.randn(3, 12, generator=generator)
+    w = torch.einsum("or,ri,y,x->oiyx", o, i, torch.ones(3), torch.ones(3))
+    model.conv2.weight.data = w + 0.01 * torch.randn(16, 12, 3, 3, generator=generator)
+    factorized = factorize(model, Context(), method=method, rank="evbmf", round_to=1)
+    assert {layer.out_channels for layer in factorized.conv2[:-1]} == {3}
+
+
+def test_images_refresh_the_norms_unless_nothing_is_lost() -> None:
+    model, ctx = small(), context(3, 16)
+    with_images, without = (factorize(model, one, energy=0.4, round_to=1) for one in (ctx, Context()))
+    assert torch.equal(with_images.linear.weight, without.linear.weight)
+    assert not torch.equal(with_images.bn2.running_mean, without.bn2.running_mean)
+    thin = copy.deepcopy(model)
+    conv = thin.conv2
+    conv.weight.data = torch.einsum("o,i,y,x->oiyx", *(torch.linspace(0.1, 1, side) for side in conv.weight.shape))
+    exact = factorize(thin, ctx, energy=1 - 1e-10, round_to=1)
+    assert split_in(exact) == ["conv2"]
+    assert torch.equal(exact.bn1.running_mean, model.bn1.running_mean)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "fact"),
+    [
+        ({"rank": "budget"}, "a budget that isn't given"),
+        ({"budget": 0.5}, "has a budget, but reads ranks off energy"),
+        ({"rank": "evbmf", "budget": 0.5}, "has a budget, but reads ranks off evbmf"),
+        ({"rank": "evbmf", "energy": 0.5}, "has an energy, but reads ranks off evbmf"),
+        ({"on": {"threads": 2}}, "its gate is macs"),
+    ],
+)
+def test_knobs_that_contradict_each_other_are_refused(knobs: dict[str, Any], fact: str) -> None:
+    with pytest.raises(RecipeError, match=fact):
+        factorize(stock("cifar", "resnet8"), Context(), **knobs)
+
+
 @pytest.mark.parametrize(
     "knobs",
     [
         *({"energy": energy} for energy in (0, 1.1, -0.5, float("nan"), "most", None)),
         *({"round_to": multiple} for multiple in (0, 129, 2.5)),
+        *({"rank": name} for name in ("tucker", None)),
+        *({"rank": "budget", "budget": budget} for budget in (0, 1, 1.5, "half")),
+        *({"gate": "latency", "on": on} for on in ({"threads": 0}, {"thread": 1}, 3)),
         *({"method": name} for name in ("tucker", {"spatial_svd": {"rank": 2}}, {"tucker2": {"iterations": -1}}, 3)),
         {"enrgy": 0.3},
     ],

@@ -1,1 +1,1 @@
-"""How a convolution is split: one file per method, each with ``split(conv, ranks, *, knobs) -> (factor, ...)``."""
+"""How a convolution is split: one file per method, each with ``split(conv, *, knobs) -> Split``."""
