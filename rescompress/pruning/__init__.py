@@ -96,6 +96,7 @@ def prune(
         judge = _judge(small, ctx, importance)
         planner = Planner(small, groups, [judge(small, group) for group in groups], rules, goal.kind, origin)
         origin = planner.origin
+        planner.check(goal)
         if cut == steps and rules.estimator is not None and not rules.estimator.modelled:
             planned = corrected(model, small, planner, goal, lambda both: time_models(both, on))
         else:

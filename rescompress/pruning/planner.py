@@ -103,6 +103,19 @@ class Planner:
         """
         return self._proven(lambda: self._plan(goal))
 
+    def check(self, goal: Goal) -> None:
+        """Refuse a goal that even the narrowest network misses, before anything is cut or trained.
+
+        Raises:
+            RecipeError: it does.
+        """
+        if goal.kind == "ratio" and self._rules.ranking != "global":
+            return
+        whole = self._whole(goal)
+        problem = self._problem(whole * goal.remains)
+        if self._scores and not fits(problem, problem.cost(problem.fewest)):
+            raise unmet(goal, problem.cost(problem.fewest) / whole)
+
     def fastest(self) -> Planned:
         """The cuts that leave every group at its narrowest, proven as any others."""
         return self._proven(self._narrowest)
@@ -122,6 +135,7 @@ class Planner:
         raise InputRefused("No channel of this model can be cut safely.", "Leave prune out of the recipe.")
 
     def _plan(self, goal: Goal) -> Planned:
+        self.check(goal)
         whole = self._whole(goal)
         problem = self._problem(whole * goal.remains)
         if goal.kind == "ratio" and self._rules.ranking != "global":
@@ -129,10 +143,8 @@ class Planner:
             emptied = told_emptied(problem.groups, problem.wide, goal.share, problem.steps)
             if emptied and self._rules.ranking == "local":
                 progress.note(emptied)
-        elif fits(problem, problem.cost(problem.fewest)):
-            levels = in_budget(problem, self._rules.ranking)
         else:
-            raise unmet(goal, problem.cost(problem.fewest) / whole)
+            levels = in_budget(problem, self._rules.ranking)
         return self._planned(problem, levels, whole)
 
     def _narrowest(self) -> Planned:

@@ -44,6 +44,11 @@ class Problem:
         """Per group the importance that is lost at each place of its grid."""
         return tuple(_lost(scores, grid) for scores, grid in zip(self.scores, self.grids, strict=True))
 
+    @cached_property
+    def _told(self) -> dict[tuple[int, ...], Float[np.ndarray, " _"]]:
+        """What ``along`` found, by the group and the places of those that share a layer with it."""
+        return {}
+
     def widths(self, levels: Levels) -> list[int]:
         """Channels that each group keeps."""
         return [int(grid[level]) for grid, level in zip(self.grids, levels, strict=True)]
@@ -58,7 +63,10 @@ class Problem:
 
     def along(self, levels: Levels, group: int) -> Float[np.ndarray, " _"]:
         """The cost of the layers that a group touches, at each place of its grid."""
-        return self.costs.along(self.widths(levels), group, self.grids[group])
+        key = (group, *(levels[near] for near in self.costs.near(group)))
+        if key not in self._told:
+            self._told[key] = self.costs.along(self.widths(levels), group, self.grids[group])
+        return self._told[key]
 
     @property
     def fewest(self) -> Levels:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any, Literal
 
@@ -46,7 +47,7 @@ class Term:
     outputs: Width
     price: Price
 
-    @property
+    @cached_property
     def groups(self) -> frozenset[int]:
         """The groups on which it depends."""
         return frozenset(group for side in (self.inputs, self.outputs) for group, _ in side.parts)
@@ -71,6 +72,14 @@ class Costs:
         for term in self._terms:
             for group in term.groups:
                 self._touching.setdefault(group, []).append(term)
+        self._near = {
+            group: tuple(sorted(frozenset().union(*(term.groups for term in terms)) - {group}))
+            for group, terms in self._touching.items()
+        }
+
+    def near(self, group: int) -> tuple[int, ...]:
+        """The other groups that share a layer with one, in ascending order."""
+        return self._near.get(group, ())
 
     def total(self, kept: Sequence[int]) -> float:
         """The cost where each group keeps so many channels."""

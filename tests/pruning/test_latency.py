@@ -5,18 +5,18 @@ from math import ceil
 
 import numpy as np
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from rescompress import progress, pruning
-from rescompress.benchmarking.layers import LayerShape, Target, shapes_of
+from rescompress.benchmarking.layers import LayerShape, Target
 from rescompress.context import Context
-from rescompress.cost import layer_costs
 from rescompress.errors import RecipeError
+from rescompress.layers import PadShortcut
 from rescompress.pruning import cut_channels, find_groups, prune
 from rescompress.pruning.latency import Surface, timed
 from rescompress.pruning.problem import grid_of
-from tests.networks import stock
-from tests.pruning.test_prune import some_cuts
+from tests.networks import noise, stock
 
 
 class Staircase:
@@ -37,20 +37,44 @@ class Staircase:
         return 1e-9 * packs * self.pack**2 / shape.groups * height * width * shape.kernel[0] * shape.kernel[1]
 
     def whole(self, model: nn.Module) -> float:
-        self.prepare(shapes_of(model).values())
-        return sum(self.seconds(shape) for shape in shapes_of(model).values())
+        self.prepare(seen(model))
+        return sum(self.seconds(shape) for shape in seen(model))
 
 
-def install(
-    monkeypatch: pytest.MonkeyPatch, runtime: Staircase, overhead: float = 0.0, factor: float = 1.0
-) -> list[float]:
-    """Let prune ask this runtime; a whole model takes so much longer than its layers, at its widest without factor."""
+def seen(model: nn.Module) -> list[LayerShape]:
+    """What each layer is handed, without a captured graph, which takes its time."""
+    found: list[LayerShape] = []
+
+    def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ins, outs, size = inputs[0].shape[1], output.shape[1], tuple(inputs[0].shape[2:])
+        if isinstance(layer, nn.Linear):
+            found.append(LayerShape("linear", ins, outs))
+        elif isinstance(layer, PadShortcut):
+            found.append(LayerShape("conv", ins, outs, (1, 1), (layer.stride,) * 2, height=size[0], width=size[1]))
+        else:
+            pairs = layer.kernel_size, layer.stride, layer.padding, layer.dilation
+            found.append(LayerShape("conv", ins, outs, *pairs, layer.groups, *size))
+
+    hooks = [
+        layer.register_forward_hook(hook)
+        for layer in model.modules()
+        if isinstance(layer, (nn.Conv2d, nn.Linear, PadShortcut))
+    ]
+    with torch.no_grad():
+        model(noise(model))
+    for each in hooks:
+        each.remove()
+    return found
+
+
+def install(monkeypatch: pytest.MonkeyPatch, runtime: Staircase, overhead: float = 0.0) -> list[float]:
+    """Let prune ask this runtime; a whole model takes longer than its layers by a share of the uncut one."""
     shares: list[float] = []
 
     def clock(both: Sequence[nn.Module], on: Target) -> list[float]:
         first, second = (runtime.whole(model) for model in both)
         constant = overhead * first
-        seconds = [first + constant, (second + constant) * factor]
+        seconds = [first + constant, second + constant]
         shares.append(seconds[1] / seconds[0])
         return seconds
 
@@ -68,17 +92,20 @@ def test_a_surface_is_bilinear_between_its_knots() -> None:
     assert float(Surface([4], [4], np.array([[7.0]]))(4, 4)) == 7
 
 
-@pytest.mark.parametrize("name", [("cifar", "resnet8", {}), ("torchvision", "resnext50_32x4d", {"side": 64})])
-def test_a_whole_network_costs_the_sum_of_its_layers(name: tuple[str, str, dict[str, int]]) -> None:
-    model = stock(name[0], name[1], **name[2])
-    side = name[2].get("side", 32)
+@pytest.mark.parametrize(
+    ("family", "architecture", "side"),
+    [
+        ("cifar", "resnet8", 32),
+        pytest.param("torchvision", "resnext50_32x4d", 64, marks=pytest.mark.slow),  # has grouped convolutions
+    ],
+)
+def test_a_whole_network_costs_the_sum_of_its_layers(family: str, architecture: str, side: int) -> None:
+    model = stock(family, architecture, side=side)
     groups = find_groups(model, (3, side, side))[0]
     runtime = Staircase(pack=1)
     costs = timed(model, groups, [grid_of(group, 16) for group in groups], runtime)
-    cuts = some_cuts(groups, 0.0, seed=0)
     assert costs.total([group.channels for group in groups]) == pytest.approx(runtime.whole(model))
-    assert costs.total([16 if group.channels > 16 else group.channels for group in groups]) > 0
-    narrow = [pruning.Cut(cut.group, tuple(range(int(grid_of(cut.group, 16)[0])))) for cut in cuts]
+    narrow = [pruning.Cut(group, tuple(range(int(grid_of(group, 16)[0])))) for group in groups]
     small = cut_channels(model, narrow)
     assert costs.total([len(cut.kept) for cut in narrow]) == pytest.approx(runtime.whole(small))
 
@@ -87,12 +114,12 @@ def test_a_runtime_in_packs_gets_whole_packs(monkeypatch: pytest.MonkeyPatch) ->
     runtime = Staircase(pack=8)
     install(monkeypatch, runtime)
     whole = stock("cifar", "resnet8")
-    small = prune(whole, Context(), latency=0.6, ranking="global", round_to=2)
+    small = prune(whole, Context(), latency=0.6, ranking="global", round_to=4)
     assert runtime.whole(small) / runtime.whole(whole) <= 0.6
-    assert all(cost.output_shape[0] % 8 == 0 for cost in layer_costs(small) if cost.op == "conv")
+    assert all(shape.out_channels % 8 == 0 for shape in seen(small) if shape.op == "conv")
 
 
-@pytest.mark.parametrize("ranking", ["local", "global", "isomorphic"])
+@pytest.mark.parametrize("ranking", ["local", pytest.param("global", marks=pytest.mark.slow)])
 def test_what_the_table_leaves_out_is_corrected(monkeypatch: pytest.MonkeyPatch, ranking: str) -> None:
     shares = install(monkeypatch, Staircase(pack=1), overhead=0.15)
     with progress.gathered() as notes:
@@ -107,11 +134,6 @@ def test_a_latency_that_no_network_reaches_is_refused(monkeypatch: pytest.Monkey
     with pytest.raises(RecipeError, match=r"latency 0\.5 can't be met: the closest network that was timed has 0\.\d+"):
         prune(stock("cifar", "resnet8"), Context(), latency=0.5, round_to=4)
     assert min(shares) > 0.55
-
-
-def test_a_faster_network_than_asked_for_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, Staircase(pack=1), factor=0.5)
-    prune(stock("cifar", "resnet8"), Context(), latency=0.6, round_to=16)
 
 
 def test_a_device_that_is_modelled_is_never_timed(monkeypatch: pytest.MonkeyPatch) -> None:
