@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -254,7 +255,8 @@ def _shared(student: nn.Module) -> nn.Module:
     """The model with its gradients averaged over all processes; synchronized BatchNorm keeps the buffers equal."""
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    return DistributedDataParallel(student, **{name: False})
+    settings: dict[str, Any] = {name: False, "find_unused_parameters": models.spec_of(student).output == "maps"}
+    return DistributedDataParallel(student, **settings)
 
 
 def _out_of_memory(error: BaseException) -> bool:
