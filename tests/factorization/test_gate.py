@@ -12,7 +12,7 @@ from rescompress.errors import InputRefused
 from rescompress.factorization import METHODS, ByEnergy, chain, factorize
 from rescompress.factorization.gate import MARGIN, Gate
 from rescompress.factorization.prices import links, runs_of
-from tests.factorization.test_factorize import LOW, Twice, split_in
+from tests.factorization.test_factorize import LOW, Twice, small, split_in
 from tests.networks import custom, stock
 
 
@@ -57,8 +57,14 @@ def test_the_budget_is_met_around_what_the_gate_refuses(fake: FakeEstimator) -> 
     factorized = factorize(model, Context(), rank="budget", budget=0.7, round_to=2, gate="latency")
     assert not any(name.startswith("layer3") for name in split_in(factorized))
     assert cost.total_cost(factorized).macs <= 0.7 * cost.total_cost(model).macs
-    with pytest.raises(InputRefused, match=r"remain, as \d layers get no cheaper"):
-        factorize(model, Context(), rank="budget", budget=0.2, round_to=2, gate="latency")
+
+
+def test_a_budget_that_the_gate_leaves_no_room_for_is_refused(fake: FakeEstimator) -> None:
+    fake.slow = lambda shape: shape.kernel in ((3, 1), (1, 3))
+    with pytest.raises(
+        InputRefused, match=r"can't fall to 70\.0%: at least 100\.0% remain, as 2 layers get no cheaper"
+    ):
+        factorize(small(), Context(), rank="budget", budget=0.7, round_to=1, gate="latency")
 
 
 def test_chains_that_barely_win_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
