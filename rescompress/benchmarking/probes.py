@@ -1,8 +1,9 @@
-"""Small graphs whose latencies, added and subtracted, give the time that a layer takes inside a network.
+"""Small graphs whose latencies, one less the other, give the time that a layer takes inside a network.
 
 A layer alone pays for what a network pays once: the call, the copies, the runtime's change of layout or integer type
-at both ends. So a depthwise 1 x 1 convolution is timed once and twice in a row: ``ends = 2 t(once) - t(twice)`` holds
-these costs and no layer. A layer that leads from one shape to another pays half the ends of each.
+at both ends. So it is timed between two depthwise 1 x 1 convolutions, ``t(before, layer, behind)``, and what these take
+without it, ``(t(before, before) + t(behind, behind)) / 2``, is taken away. Its neighbours also hand it its input in the
+layout and in the cache where a network's layer finds it.
 """
 
 from dataclasses import dataclass, replace
@@ -27,12 +28,12 @@ class Probe:
     """One graph to be timed.
 
     Attributes:
-        kind: the layer with a ReLU behind it, or one or two depthwise 1 x 1 convolutions, or two with a residual sum,
-            or nothing but a ReLU of a vector.
+        kind: the layer with a ReLU between depthwise 1 x 1 convolutions (a linear layer stands alone), or two of
+            these, or these with a residual sum, or nothing but a ReLU of a vector.
         layer: the layer, or the depthwise convolution.
     """
 
-    kind: Literal["layer", "once", "twice", "sum", "vector"]
+    kind: Literal["layer", "ends", "sum", "vector"]
     layer: LayerShape
 
     def __str__(self) -> str:
@@ -56,11 +57,10 @@ def terms(shape: LayerShape) -> dict[Probe, float]:
     behind = _depthwise(shape.out_channels, *shape.output_size)
     found: dict[Probe, float] = {Probe("layer", _bare(shape)): 1.0}
     for end in (before, behind):
-        _count(found, Probe("once", end), -1.0)
-        _count(found, Probe("twice", end), 0.5)
+        _count(found, Probe("ends", end), -0.5)
     if shape.added:
         _count(found, Probe("sum", behind), 1.0)
-        _count(found, Probe("twice", behind), -1.0)
+        _count(found, Probe("ends", behind), -1.0)
     return found
 
 
@@ -102,8 +102,18 @@ class _Probe(nn.Module):
     def __init__(self, probe: Probe) -> None:
         super().__init__()
         self.kind = probe.kind
-        names = {"layer": 1, "once": 1, "twice": 2, "sum": 2, "vector": 0}
-        self.layers = nn.ModuleList(_layer(probe.layer) for _ in range(names[probe.kind]))
+        layer = probe.layer
+        if probe.kind == "vector":
+            members = []
+        elif layer.op == "linear":
+            members = [_layer(layer)]
+        elif probe.kind == "layer":
+            behind = _depthwise(layer.out_channels, *layer.output_size)
+            before = _depthwise(layer.in_channels, layer.height, layer.width)
+            members = [_layer(before), nn.Sequential(_layer(layer), nn.ReLU()), _layer(behind)]
+        else:
+            members = [_layer(layer), _layer(layer)]
+        self.layers = nn.ModuleList(members)
         self.anchor = nn.Parameter(torch.zeros(1))  # capture asks a parameter for its device
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n ..."]:
@@ -115,8 +125,8 @@ class _Probe(nn.Module):
             return cast(Tensor, first(x.flatten(2).transpose(1, 2) if x.shape[2] > 1 else x.flatten(1)))
         y = first(x)
         for layer in rest:
-            y = layer(y) + y if self.kind == "sum" else layer(y)
-        return torch.relu(y) if self.kind in ("layer", "sum") else y
+            y = torch.relu(layer(y) + y) if self.kind == "sum" else layer(y)
+        return cast(Tensor, y)
 
 
 def _layer(shape: LayerShape) -> nn.Module:

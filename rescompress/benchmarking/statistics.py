@@ -24,15 +24,26 @@ class Estimate:
 
 
 def quiet(blocks: Sequence[Times]) -> float:
-    """Median latency in the quieter blocks, in the unit of the input: the lower quartile of the blocks' medians.
+    """Latency of the undisturbed queries, in the unit of the input: the lower decile of all of them.
 
-    Other work on the machine only ever adds time. This is for what is compared with itself, such as the layers of
-    a network; numbers that are shown to people are ``p50`` with its interval.
+    Other work on the machine only ever adds time, and to a network's long queries more often than to a layer's short
+    ones. This is for what is compared with itself, such as the layers of a network; numbers that are shown to people
+    are ``p50`` with its interval.
 
     Args:
         blocks: per block, the latencies of its queries ``[queries]``.
     """
-    return float(np.quantile([np.median(block) for block in blocks], 0.25))
+    return float(np.quantile(np.concatenate(blocks), 0.1))
+
+
+def settled(blocks: Sequence[Times]) -> bool:
+    """Whether the quickest block's median was met, within 3 %, by two more blocks: then it is no accident.
+
+    Args:
+        blocks: per block, the latencies of its queries ``[queries]``.
+    """
+    medians = sorted(float(np.median(block)) for block in blocks)
+    return len(medians) > 2 and medians[2] <= 1.03 * medians[0]
 
 
 def p50(launches: Sequence[Times], rng: np.random.Generator) -> Estimate:
