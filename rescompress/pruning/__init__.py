@@ -21,7 +21,7 @@ from rescompress.pruning.plan import Cut, plan
 from rescompress.pruning.planner import Planner, Rules
 from rescompress.pruning.rankings import Ranking
 from rescompress.pruning.sharing import without_tied
-from rescompress.pruning.sparsity import Sparsity, sparsify
+from rescompress.pruning.sparsity import Sparsity, sparsify, staying
 from rescompress.pruning.surgery import cut_channels, proven
 from rescompress.pruning.wording import told_cut
 from rescompress.training import Schedule
@@ -90,7 +90,9 @@ def prune(
     found = _cuttable(model, keep)
     small, origin = model, None
     if sparsity.penalty != "none":
-        small = sparsify(model, ctx, found, _judge(model, ctx, importance), sparsity)
+        judge = _judge(model, ctx, importance)
+        first = Planner(model, found, [judge(model, group) for group in found], rules, goal.kind)
+        small = sparsify(model, ctx, found, staying(first.plan(goal).cuts), sparsity)
     for cut in range(1, steps + 1):
         groups = found if cut == 1 else _cuttable(small, keep, quiet=True)
         judge = _judge(small, ctx, importance)

@@ -13,6 +13,7 @@ from rescompress.context import Context
 from rescompress.cost import total_cost
 from rescompress.errors import InputRefused, RecipeError
 from rescompress.pruning import prune
+from rescompress.pruning.sparsity import Sparsity
 from rescompress.training import Schedule
 from tests.networks import context, custom, noise, same, snapshot, stock
 
@@ -98,6 +99,15 @@ def test_between_two_cuts_the_network_is_trained() -> None:
     plain, trained = (prune(whole, context(), ratio=0.5, steps=2, between=each) for each in (None, between))
     assert widths(plain) == widths(trained)
     assert not torch.equal(plain.conv1.weight, trained.conv1.weight)
+
+
+def test_what_will_leave_is_pressed_before_it_leaves() -> None:
+    whole, asked = stock("cifar", "resnet8"), Sparsity("group_lasso", strength=2.0, epochs=2, lr=0.01)
+    pressed = prune(whole, context(), ratio=0.5, round_to=4, sparsity=asked)
+    plain = prune(whole, context(), ratio=0.5, round_to=4)
+    assert widths(pressed) == widths(plain)
+    logits = {name: models.predict(model, [noise(whole)]) for name, model in (("pressed", pressed), ("plain", plain))}
+    assert not torch.allclose(logits["pressed"], logits["plain"], atol=1e-3)
 
 
 def test_norms_are_refreshed_where_there_are_images() -> None:
