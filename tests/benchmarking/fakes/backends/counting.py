@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from rescompress import graph
 from rescompress.spec import QuantScheme
 
 NANOSECONDS = 0.01
@@ -40,6 +39,8 @@ def versions():
 
 
 def export(model, spec, folder):
+    from rescompress import graph  # PyTorch stays out of the workers
+
     traced = graph.capture(model, spec.input_shape)
     nodes = [node for node in traced.graph.nodes if graph.op_of(node) in ("conv", "linear")]
     weights = [node.args[1] for node in nodes]
