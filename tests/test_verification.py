@@ -130,7 +130,7 @@ def test_wrong_scale_is_caught_in_int8(pairs):
     artifact, model = pairs[INT8]
 
     def coarser(other):
-        fakequant.quantizer_of(other, fakequant.sites_of(other)[1]).scale.mul_(8)
+        fakequant.quantizer_of(other, fakequant.sites_of(other)[1]).scale.mul_(32)
 
     assert verify(artifact, sabotaged(model, coarser), None).failures
 

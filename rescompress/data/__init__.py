@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rescompress import catalog
 from rescompress.errors import InputRefused
+from rescompress.knobs import check
 from rescompress.spec import Preprocessing
 
 PACKAGE = "rescompress.data"
@@ -70,10 +71,11 @@ def load(source: str, preprocessing: Preprocessing, **knobs: Any) -> Data:
     """Open a data source by its file's name.
 
     Raises:
-        RecipeError: there is no such source.
+        RecipeError: there is no such source, or a knob of it is wrong.
         InputRefused: its files are missing, empty or corrupt.
     """
-    data: Data = catalog.load(PACKAGE, source).load(preprocessing, **knobs)
+    opening = catalog.load(PACKAGE, source).load
+    data: Data = opening(preprocessing, **check(opening, knobs, source))
     for name, split in (("train", data.train), ("calibration", data.calibration), ("test", data.test)):
         if not len(split):
             raise InputRefused(f"The {name} split of {source} holds no image.", "Check the folder's layout.")

@@ -14,7 +14,7 @@ from rescompress.benchmarking.whole import time_models
 from rescompress.context import Context
 from rescompress.knobs import Choice, Folder, agreeing, checked, only_item
 from rescompress.pruning.evidence import evidence_for
-from rescompress.pruning.goals import agree, goal_of
+from rescompress.pruning.goals import Goal, agree, goal_of
 from rescompress.pruning.groups import Group, find_groups
 from rescompress.pruning.measured import corrected
 from rescompress.pruning.plan import Cut, plan
@@ -88,11 +88,7 @@ def prune(
     goal = goal_of({"ratio": ratio, "macs": macs, "params": params, "bytes": bytes, "latency": latency})
     rules = Rules(ranking, round_to, most, None if latency is None else estimator(on))
     found = _cuttable(model, keep)
-    small, origin = model, None
-    if sparsity.penalty != "none":
-        judge = _judge(model, ctx, importance)
-        first = Planner(model, found, [judge(model, group) for group in found], rules, goal.kind)
-        small = sparsify(model, ctx, found, staying(first.plan(goal).cuts), sparsity)
+    small, origin = _pressed(model, ctx, found, importance, rules, goal, sparsity), None
     for cut in range(1, steps + 1):
         groups = found if cut == 1 else _cuttable(small, keep, quiet=True)
         judge = _judge(small, ctx, importance)
@@ -108,6 +104,23 @@ def prune(
             small = training.fit(small, replace(ctx, scratch=None), schedule=between)
     _tell(model, small, ctx, rules)
     return small
+
+
+def _pressed(
+    model: nn.Module,
+    ctx: Context,
+    groups: tuple[Group, ...],
+    importance: Choice,
+    rules: Rules,
+    goal: Goal,
+    sparsity: Sparsity,
+) -> nn.Module:
+    """The model after sparse learning, which presses what a first plan cuts; the model itself where none is wanted."""
+    if sparsity.penalty == "none":
+        return model
+    judge = _judge(model, ctx, importance)
+    first = Planner(model, groups, [judge(model, group) for group in groups], rules, goal.kind)
+    return sparsify(model, ctx, groups, staying(first.plan(goal).cuts), sparsity)
 
 
 def _cuttable(model: nn.Module, keep: tuple[str, ...], quiet: bool = False) -> tuple[Group, ...]:

@@ -59,11 +59,11 @@ def agree(knobs: Mapping[str, Any]) -> None:
 
 
 def unmet(goal: Goal, least: float) -> RecipeError:
-    """The refusal of a target below what the smallest network costs.
+    """The refusal of a target below what the cheapest network costs.
 
     Args:
         goal: what was wanted.
-        least: share of the cost (of a ratio: of the channels) that the smallest network on the grid keeps.
+        least: share of the cost (of a ratio: of the channels) that the cheapest network on the grid keeps.
     """
     if goal.kind == "ratio":
         return RecipeError(
@@ -71,6 +71,6 @@ def unmet(goal: Goal, least: float) -> RecipeError:
             "Lower ratio or round_to, or raise most.",
         )
     return RecipeError(
-        f"{goal.kind} {goal.share:g} can't be met: the smallest network on this grid has {least:.2g}.",
+        f"{goal.kind} {goal.share:g} can't be met: the cheapest network on this grid has {least:.2g}.",
         f"Raise {goal.kind}, or lower round_to.",
     )

@@ -16,7 +16,7 @@ from rescompress.pruning.knapsack import fits
 from rescompress.pruning.latency import timed
 from rescompress.pruning.plan import Cut, best_of
 from rescompress.pruning.problem import Levels, Problem, grid_of, ranked, step_of
-from rescompress.pruning.rankings import Ranking, at_ratio, in_budget, signature
+from rescompress.pruning.rankings import Ranking, at_ratio, in_budget, lowest, signature
 from rescompress.pruning.surgery import proven
 from rescompress.pruning.terms import Costs, counted, pixels_of
 from rescompress.pruning.wording import told_emptied
@@ -104,7 +104,7 @@ class Planner:
         return self._proven(lambda: self._plan(goal))
 
     def check(self, goal: Goal) -> None:
-        """Refuse a goal that even the narrowest network misses, before anything is cut or trained.
+        """Refuse a goal that even the cheapest network misses, before anything is cut or trained.
 
         Raises:
             RecipeError: it does.
@@ -113,12 +113,13 @@ class Planner:
             return
         whole = self._whole(goal)
         problem = self._problem(whole * goal.remains)
-        if self._scores and not fits(problem, problem.cost(problem.fewest)):
-            raise unmet(goal, problem.cost(problem.fewest) / whole)
+        least = problem.cost(lowest(problem, self._rules.ranking)) if self._scores else 0.0
+        if not fits(problem, least):
+            raise unmet(goal, least / whole)
 
     def fastest(self) -> Planned:
-        """The cuts that leave every group at its narrowest, proven as any others."""
-        return self._proven(self._narrowest)
+        """The cuts that cost least, proven as any others."""
+        return self._proven(self._cheapest)
 
     def _proven(self, attempt: Callable[[], Planned]) -> Planned:
         shape = models.spec_of(self._model).input_shape
@@ -147,9 +148,9 @@ class Planner:
             levels = in_budget(problem, self._rules.ranking)
         return self._planned(problem, levels, whole)
 
-    def _narrowest(self) -> Planned:
+    def _cheapest(self) -> Planned:
         problem = self._problem(float("inf"))
-        return self._planned(problem, problem.fewest, self.origin.cost)
+        return self._planned(problem, lowest(problem, self._rules.ranking), self.origin.cost)
 
     def _planned(self, problem: Problem, levels: Levels, whole: float) -> Planned:
         kept = zip(self._scores.items(), problem.widths(levels), strict=True)

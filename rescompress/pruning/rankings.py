@@ -8,12 +8,14 @@ import numpy as np
 from torch import nn
 
 from rescompress.pruning.groups import Group
-from rescompress.pruning.knapsack import fits, least_lost
+from rescompress.pruning.knapsack import cheapest, fits, least_lost
 from rescompress.pruning.plan import snapped
 from rescompress.pruning.problem import Levels, Problem
 
 Ranking = Literal["local", "global", "isomorphic"]
-BISECTIONS = 50
+BISECTIONS = 40
+RATIOS = np.linspace(0, 1, 41).tolist()
+"""Tried one after the other, because a narrower network isn't always the cheaper one."""
 Rule = Callable[[Problem, float], Levels]
 """From a ratio to what stays of each group; a larger ratio never keeps more of any."""
 
@@ -29,8 +31,15 @@ def at_ratio(problem: Problem, ranking: Ranking, ratio: float) -> Levels:
     return least_lost(problem) if ranking == "global" else _RULES[ranking](problem, ratio)
 
 
+def lowest(problem: Problem, ranking: Ranking) -> Levels:
+    """The widths of about the least cost that a ranking can come to."""
+    if ranking == "global":
+        return cheapest(problem)
+    return min((_RULES[ranking](problem, ratio) for ratio in RATIOS), key=problem.cost)
+
+
 def in_budget(problem: Problem, ranking: Ranking) -> Levels:
-    """What stays within the budget, which the narrowest network must keep."""
+    """What stays within the budget, which the cheapest network must keep."""
     return least_lost(problem) if ranking == "global" else _bisected(problem, _RULES[ranking])
 
 
@@ -83,7 +92,10 @@ def _bisected(problem: Problem, rule: Rule) -> Levels:
     """The smallest ratio within the budget; groups that round at the same ratio go down one by one."""
     if fits(problem, problem.cost(problem.all)):
         return problem.all
-    low, high = 0.0, 1.0
+    high = next((ratio for ratio in RATIOS if fits(problem, problem.cost(rule(problem, ratio)))), 1.0)
+    if not high:
+        return _between(problem, rule(problem, 0.0), problem.all)
+    low = max(ratio for ratio in RATIOS if ratio < high)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         if fits(problem, problem.cost(rule(problem, middle))):

@@ -75,7 +75,8 @@ def test_every_verb_has_help(verb, say):
 def test_help_shows_every_knob_with_limits_default_and_meaning(verb, say):
     shown = words(say(verb, "--help").out)
     for name, schema in flat(json_schema(TURNED[verb])["properties"]).items():
-        start = shown.index(f"--{name.replace('_', '-')} ")
+        flag = name.replace("_", "-")
+        start = shown.index(f"--no-{flag} " if schema.get("type") == "boolean" else f"--{flag} ")
         end = shown.find(" --", start + 1)
         line = shown[start:] if end < 0 else shown[start:end]
         assert words(schema["description"]).lower() in line.lower() if "description" in schema else True

@@ -2,6 +2,7 @@
 
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -126,9 +127,21 @@ def test_an_unknown_source_is_told_its_neighbour(preprocessing: Preprocessing) -
         data.load("digit", preprocessing)
 
 
-def test_an_empty_split_is_refused(preprocessing: Preprocessing, folder_root: Path) -> None:
-    with pytest.raises(InputRefused, match="calibration split of imagefolder holds no image"):
-        data.load("imagefolder", preprocessing, root=folder_root, calibration_images=0)
+def test_an_empty_split_is_refused(preprocessing: Preprocessing, monkeypatch: pytest.MonkeyPatch) -> None:
+    some = InMemory(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]))
+    none = InMemory(some.images[:0], some.labels[:0])
+    made = Data("bare", ("a", "b"), some, none, some, "bare")
+    monkeypatch.setattr(data.catalog, "load", lambda package, name: SimpleNamespace(load=lambda preprocessing: made))
+    with pytest.raises(InputRefused, match="calibration split of bare holds no image"):
+        data.load("bare", preprocessing)
+
+
+def test_a_knob_of_a_source_is_checked_and_turned_into_its_type(
+    preprocessing: Preprocessing, folder_root: Path
+) -> None:
+    assert len(data.load("imagefolder", preprocessing, root=str(folder_root)).test)
+    with pytest.raises(RecipeError, match="imagefolder has no knob 'rot'"):
+        data.load("imagefolder", preprocessing, rot=folder_root)
 
 
 def test_images_in_memory_are_read_by_place() -> None:

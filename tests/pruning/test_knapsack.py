@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rescompress.pruning.knapsack import fill_up, least_lost
+from rescompress.pruning.knapsack import cheapest, fill_up, least_lost
+from rescompress.pruning.rankings import in_budget, lowest
 from tests.pruning import problems
 from tests.pruning.problems import networks, seeds, shares
 
@@ -58,6 +59,26 @@ def test_nothing_that_still_fits_is_left_out(
     for group, grid in enumerate(problem.grids):
         for wider in range(levels[group] + 1, len(grid)):
             assert problem.cost([*levels[:group], wider, *levels[group + 1 :]]) > problem.budget
+
+
+def test_the_cheapest_network_is_not_always_the_narrowest() -> None:
+    random, gaps, wider = np.random.default_rng(4), [], 0
+    for seed in range(20):
+        widths = random.integers(2, 6, size=3) * 4
+        problem = problems.problem(widths.tolist(), round_to=4, share=0.5, seed=seed, prices="humps")
+        least = min(problem.cost(levels) for levels in problems.every(problem))
+        gaps.append(problem.cost(cheapest(problem)) / least - 1)
+        wider += least < problem.cost(problem.fewest) * (1 - 1e-9)
+        tight = problems.problem(
+            widths.tolist(), round_to=4, share=1.0001 * least / problem.budget * 0.5, seed=seed, prices="humps"
+        )
+        assert tight.cost(least_lost(tight)) <= tight.budget * TINY or gaps[-1] > 0
+        for ranking in ("local", "isomorphic"):
+            loose = problem.cost(lowest(problem, ranking)) / problem.budget * 0.5 * 1.001
+            within = problems.problem(widths.tolist(), round_to=4, share=loose, seed=seed, prices="humps")
+            assert within.cost(in_budget(within, ranking)) <= within.budget * TINY
+    assert wider >= 5
+    assert np.mean(gaps) < 0.02
 
 
 def test_a_looser_budget_loses_less() -> None:

@@ -146,7 +146,7 @@ def test_knobs_that_contradict_each_other_are_refused_in_a_recipe(knobs: dict[st
 @pytest.mark.parametrize("ranking", ["local", "global"])
 def test_a_target_that_cannot_be_met_names_the_closest_that_can(ranking: str) -> None:
     whole = stock("cifar", "resnet8")
-    with pytest.raises(RecipeError, match=r"macs 0\.02 can't be met: the smallest network on this grid has 0\.\d+\."):
+    with pytest.raises(RecipeError, match=r"macs 0\.02 can't be met: the cheapest network on this grid has 0\.\d+\."):
         prune(whole, Context(), macs=0.02, ranking=ranking)
     with pytest.raises(RecipeError, match=r"can't be met: on this grid at most"):
         prune(whole, Context(), ratio=0.95, ranking="global", round_to=1)

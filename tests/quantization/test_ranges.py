@@ -12,7 +12,7 @@ from rescompress.placement import place
 from rescompress.quantization.ranges import set_activation, set_weight
 from rescompress.spec import QuantScheme
 from tests.networks import custom
-from tests.quantization.test_placement import SCHEMES
+from tests.test_placement import SCHEMES
 
 ends = st.floats(-1e6, 1e6, width=32)
 
