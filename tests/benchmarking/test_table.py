@@ -86,6 +86,7 @@ def test_another_way_of_running_is_another_file(counting):
     assert cache.Cache(TARGET).path == cache.Cache(TARGET).path
 
 
+@pytest.mark.slow
 def test_many_widths_are_interpolated(counting):
     asked = [conv(i, o) for i in range(32, 73, 8) for o in range(32, 73, 8)]
     table = estimator(TARGET)
@@ -103,7 +104,7 @@ def test_dead_runtime_is_a_crashed_worker(counting, monkeypatch):
         estimator(TARGET).prepare([conv(8, 8)])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("int8", marks=pytest.mark.slow)])
 def test_whole_models_are_timed(counting, precision):
     nets = [models.build(models.spec("cifar", name, 10)) for name in ("resnet8", "resnet14")]
     small, large = time_models(nets, Target("counting", precision=precision))

@@ -141,7 +141,7 @@ def test_a_knob_of_a_source_is_checked_and_turned_into_its_type(
 ) -> None:
     assert len(data.load("imagefolder", preprocessing, root=str(folder_root)).test)
     with pytest.raises(RecipeError, match="imagefolder has no knob 'rot'"):
-        data.load("imagefolder", preprocessing, rot=folder_root)
+        data.load("imagefolder", preprocessing, root=folder_root, rot=90)
 
 
 def test_images_in_memory_are_read_by_place() -> None:

@@ -44,7 +44,7 @@ def taught_by(student: nn.Module, ctx: Context, **knobs: object) -> torch.Tensor
 
 
 @pytest.mark.parametrize("loss", ["logits", "dkd"])
-@pytest.mark.parametrize("kind", [stock, quantized])
+@pytest.mark.parametrize("kind", [stock, pytest.param(quantized, marks=pytest.mark.slow)])
 def test_it_changes_nothing_but_the_work(student: nn.Module, asked: list[int], loss: str, kind) -> None:
     ctx = context().with_reference(kind("cifar", "resnet8"))
     cached = taught_by(student, ctx, loss=loss, cache=True)

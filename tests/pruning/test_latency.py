@@ -110,6 +110,7 @@ def test_a_whole_network_costs_the_sum_of_its_layers(family: str, architecture: 
     assert costs.total([len(cut.kept) for cut in narrow]) == pytest.approx(runtime.whole(small))
 
 
+@pytest.mark.slow
 def test_a_runtime_in_packs_gets_whole_packs(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = Staircase(pack=8)
     install(monkeypatch, runtime)

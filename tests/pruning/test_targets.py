@@ -35,7 +35,8 @@ def share(small: nn.Module, whole: nn.Module, kind: str) -> float:
 @pytest.mark.parametrize(
     ("architecture", "kind", "ranking"),
     [
-        ("resnet20", "macs", "global"),
+        ("resnet8", "macs", "global"),
+        pytest.param("resnet20", "macs", "global", marks=pytest.mark.slow),
         ("resnet8", "params", "isomorphic"),
         pytest.param("resnet8", "bytes", "local", marks=pytest.mark.slow),
         pytest.param("resnet20", "macs", "local", marks=pytest.mark.slow),
@@ -69,6 +70,7 @@ def test_no_group_loses_more_than_most() -> None:
     assert all(after >= widths(whole)[name] / 4 for name, after in widths(small).items())
 
 
+@pytest.mark.slow
 def test_the_global_ranking_loses_less_than_the_local_one() -> None:
     whole = copy.deepcopy(stock("cifar", "resnet8"))
     with torch.no_grad():
@@ -87,6 +89,7 @@ def test_several_cuts_reach_the_same_target() -> None:
     assert len(notes) == 1
 
 
+@pytest.mark.slow
 def test_several_cuts_of_one_ratio_leave_the_same_widths() -> None:
     whole = stock("cifar", "resnet8")
     once, thrice = (prune(whole, Context(), ratio=0.5, round_to=16, steps=steps) for steps in (1, 3))

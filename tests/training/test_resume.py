@@ -95,7 +95,7 @@ class Dies:
 
 
 @pytest.mark.parametrize("knobs", [{"optimizer": "adamw"}, {"amp": "fp16", "clip": 1.0}, {"ema": 0.0}])
-@pytest.mark.parametrize("at", [2, 7])
+@pytest.mark.parametrize("at", [pytest.param(2, marks=pytest.mark.slow), 7])
 def test_it_goes_on_at_any_step(
     at: int, knobs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
