@@ -92,7 +92,9 @@ def _bisected(problem: Problem, rule: Rule) -> Levels:
     """The smallest ratio within the budget; groups that round at the same ratio go down one by one."""
     if fits(problem, problem.cost(problem.all)):
         return problem.all
-    high = next((ratio for ratio in RATIOS if fits(problem, problem.cost(rule(problem, ratio)))), 1.0)
+    costs = {ratio: problem.cost(rule(problem, ratio)) for ratio in RATIOS}
+    fitting = [ratio for ratio in RATIOS if fits(problem, costs[ratio])]
+    high = max(fitting, key=lambda ratio: costs[ratio], default=1.0)
     if not high:
         return _between(problem, rule(problem, 0.0), problem.all)
     low = max(ratio for ratio in RATIOS if ratio < high)

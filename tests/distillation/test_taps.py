@@ -45,7 +45,6 @@ def test_stages_are_found(family: str, architecture: str, side: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", TIMM)
 def test_stages_of_timms_networks_are_found(architecture: str) -> None:
-    pytest.importorskip("timm")
     assert by_side(models.build(models.spec("timm", architecture, 10)), 64) == TIMM[architecture]
 
 
