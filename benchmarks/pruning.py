@@ -85,7 +85,7 @@ def last(folder: Path, label: str) -> Path:
     return next((folder / "stages").glob(f"*-{label}.safetensors"))
 
 
-def seconds_of(folder: Path) -> dict[str, Any]:
+def rows_of(folder: Path) -> dict[str, Any]:
     """What the rows of a run's stages say."""
     rows = [json.loads(file.read_text())["row"] for file in sorted((folder / "stages").glob("*.json"))]
     return {row["stage"]: {"macs": row["cost"]["macs"], "notes": row["notes"]} for row in rows}
@@ -206,7 +206,7 @@ def latency(bench: Bench) -> dict[str, Any]:
         folder = bench.run(file, {"prune": {**CUT, "ranking": ranking, "latency": LATENCY}}, recovery)
         found[name] = checkpoint.load(last(folder, "fit"))
         macs = rescompress.total_cost(found[name]).macs / rescompress.total_cost(whole).macs
-        notes = seconds_of(folder)["prune"]["notes"]
+        notes = rows_of(folder)["prune"]["notes"]
         numbers[name] = {"macs": macs, "notes": notes, **against(base, bench.right(found[name]))}
     place = bench.runs / "pruning-timed-20"
     return {**numbers, **timed(bench, (whole, *found.values()), ("baseline", *found), place)}

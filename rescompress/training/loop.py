@@ -63,13 +63,13 @@ def train(
     if labels and models.spec_of(model).output != "logits":
         raise InputRefused(f"{purpose} trains classifiers, and this model gives back maps.", "Leave the stage out.")
     training = _Training(model, ctx, schedule, loss, purpose, extra)
-    with torch.random.fork_rng(devices=[]), graph_of(ctx.device):
+    with torch.random.fork_rng(devices=[]), _tuned(ctx.device):
         return training.run()
 
 
 @contextlib.contextmanager
-def graph_of(device: str) -> Iterator[None]:
-    """Let a GPU pick its fastest convolutions, and use TF32 nowhere: results stay those of single precision."""
+def _tuned(device: str) -> Iterator[None]:
+    """Let a GPU try its convolutions out and take the fastest; runs then differ in their last bits there."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = device != "cpu"
     try:
