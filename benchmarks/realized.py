@@ -116,9 +116,10 @@ def measured(name: str, asked: argparse.Namespace, work: Path) -> list[dict[str,
             taken = interleaved([opening(found[precision]) for found in files])
             for share, mac, ms in zip(shares, macs[1:], taken[1:], strict=True):
                 row = {
-                    "network": name, "runtime": runtime, "precision": precision, "asked": share,
-                    "macs": round(mac / macs[0], 4), "whole_ms": taken[0], "ms": ms,
-                    "latency": round(ms / taken[0], 4), "realized": round((taken[0] / ms) / (macs[0] / mac), 4),
+                    "network": name, "runtime": runtime, "precision": precision,
+                    "asked": share, "round_to": asked.round_to, "macs": round(mac / macs[0], 4),
+                    "whole_ms": taken[0], "ms": ms, "latency": round(ms / taken[0], 4),
+                    "realized": round((taken[0] / ms) / (macs[0] / mac), 4),
                 }  # fmt: skip
                 print(row)
                 rows.append(row)
@@ -137,7 +138,9 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = [row for name in asked.networks.split(",") for row in measured(name, asked, Path(folder))]
-    found = {"round_to": asked.round_to, "rows": rows, "environment": vars(machine.environment())}
+    before = json.loads(RESULTS.read_text("utf-8"))["rows"] if RESULTS.is_file() else []
+    kept = [row for row in before if row["network"] not in asked.networks.split(",")]
+    found = {"rows": kept + rows, "environment": vars(machine.environment())}
     RESULTS.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
 
 

@@ -5,7 +5,8 @@ trains in eager PyTorch. ``lower`` swaps each fake-quant for a quantize/dequanti
 integers; every backend that goes through ``torch.export`` starts from that one program.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -57,6 +58,9 @@ class FakeQuantize(nn.Module):
 
     Args:
         site: dtype and granularity.
+
+    Attributes:
+        enabled: whether it rounds; else values pass as they are.
     """
 
     scale: Float[Tensor, " k"]
@@ -64,13 +68,15 @@ class FakeQuantize(nn.Module):
 
     def __init__(self, site: Site) -> None:
         super().__init__()
-        self.site = site
+        self.site, self.enabled = site, True
         size = site.channels or 1
         self.register_buffer("scale", torch.ones(size))
         self.register_buffer("zero_point", torch.zeros(size, dtype=torch.int32))
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """The value rounded to the grid, in float, of the same shape."""
+        if not self.enabled:
+            return x
         low, high = self.site.limits
         if self.site.channels is None:
             return torch.fake_quantize_per_tensor_affine(x, self.scale[0], self.zero_point[0], low, high)
@@ -144,6 +150,25 @@ def quantizer_behind(traced: fx.GraphModule, node: object) -> FakeQuantize | Non
         return None
     module = traced.get_submodule(str(node.target))
     return module if isinstance(module, FakeQuantize) else None
+
+
+@contextlib.contextmanager
+def passing(traced: nn.Module, but: Collection[str] = ()) -> Iterator[None]:
+    """Let values pass the fake-quants, all but those of some quantizers: the float network in the same graph.
+
+    Args:
+        traced: a quantized model.
+        but: names of quantizers (``Site.quantizer``) that go on rounding.
+    """
+    quantizers = [module for module in traced.modules() if isinstance(module, FakeQuantize)]
+    before = [quantizer.enabled for quantizer in quantizers]
+    try:
+        for quantizer in quantizers:
+            quantizer.enabled = quantizer.site.quantizer in but
+        yield
+    finally:
+        for quantizer, enabled in zip(quantizers, before, strict=True):
+            quantizer.enabled = enabled
 
 
 def lower(model: fx.GraphModule) -> fx.GraphModule:

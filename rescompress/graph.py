@@ -8,7 +8,7 @@ import contextlib
 import copy
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import torch
@@ -104,6 +104,33 @@ def tensor_of(traced: fx.GraphModule, node: fx.Node) -> Tensor:
 def values(traced: fx.GraphModule) -> dict[str, fx.Node]:
     """Every named value of a captured graph, parameters included, in order of execution."""
     return {name_of(node): node for node in traced.graph.nodes if "value_name" in node.meta}
+
+
+def watch(traced: fx.GraphModule, images: Tensor, seen: Callable[[fx.Node, Any], None]) -> Any:
+    """Run a captured graph, with or without fake-quants, and show each step's value as it is made.
+
+    Values are dropped as soon as no later step reads them, so memory is that of one plain run.
+
+    Args:
+        traced: a captured graph.
+        images: normalized images ``[n, 3, h, w]``.
+        seen: is called with each node and its value, in order of execution.
+
+    Returns:
+        What the network gives back.
+    """
+    return _Watcher(traced, seen).run(images)
+
+
+class _Watcher(fx.Interpreter):
+    def __init__(self, traced: fx.GraphModule, seen: Callable[[fx.Node, Any], None]) -> None:
+        super().__init__(traced)
+        self._seen = seen
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        self._seen(n, result)
+        return result
 
 
 @contextlib.contextmanager
