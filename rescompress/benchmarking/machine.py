@@ -5,39 +5,18 @@ Nothing here names the host, a user or a path, so that a report can be published
 
 import os
 import platform
-import re
-import subprocess
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
 from rescompress.artifact import digest
+from rescompress.cpu import UNAVAILABLE, cpu_model, instruction_sets, told
 from rescompress.spec import Environment
-
-UNAVAILABLE = "unavailable"
 
 _PACKAGES = (
     "rescompress", "numpy", "torch", "torchvision", "torch-pruning", "safetensors", "timm", "transformers",
     "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "coremltools", "ai-edge-litert",
 )  # fmt: skip
-
-_ISA = {
-    "avx2": "avx2",
-    "avx_vnni": "avx_vnni",
-    "avx512f": "avx512f",
-    "avx512_vnni": "avx512_vnni",
-    "amx_int8": "amx_int8",
-    "asimd": "neon",
-    "asimddp": "neon_dotprod",
-    "i8mm": "neon_i8mm",
-    "sve": "sve",
-    "hw.optional.avx2_0": "avx2",
-    "hw.optional.avx512f": "avx512f",
-    "hw.optional.neon": "neon",
-    "hw.optional.arm.FEAT_DotProd": "neon_dotprod",
-    "hw.optional.arm.FEAT_I8MM": "neon_i8mm",
-}
-"""Instruction sets that decide how fast float32 and INT8 convolutions are, by the names that Linux and macOS use."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +39,15 @@ class Load:
 
 def environment() -> Environment:
     """The machine and the releases. What this system does not tell is ``unavailable``."""
-    told = _told()
+    known = told()
     return Environment(
         machine=platform.machine() or UNAVAILABLE,
-        cpu=cpu_model(told),
+        cpu=cpu_model(known),
         cores=_cores(),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
-        isa=instruction_sets(told),
+        isa=instruction_sets(known),
         packages=_packages(),
     )
 
@@ -105,36 +84,6 @@ def load(before: Clock | None, after: Clock | None) -> Load | None:
     foreign = (after.busy - before.busy) - (after.ours - before.ours)
     # the machine counts whole ticks and a process its nanoseconds, so the difference may be a little below 0
     return Load(max(0.0, foreign) / total, (after.stolen - before.stolen) / total)
-
-
-def cpu_model(told: str) -> str:
-    """The processor's name in ``/proc/cpuinfo`` or in what macOS's ``sysctl`` says."""
-    for key in ("machdep.cpu.brand_string", "model name", "Model"):
-        found = re.search(rf"^{re.escape(key)}\s*: *(.+)$", told, re.MULTILINE)
-        if found:
-            return " ".join(found[1].split())
-    # an Arm kernel gives numbers only: 0x41 is Arm Ltd., 0xd0c a Neoverse N1
-    maker, part = (re.search(rf"^CPU {word}\s*: *(\S+)$", told, re.MULTILINE) for word in ("implementer", "part"))
-    return f"implementer {maker[1]} part {part[1]}" if maker and part else UNAVAILABLE
-
-
-def instruction_sets(told: str) -> tuple[str, ...]:
-    """Those that matter for convolutions, sorted; the same sources as for the name."""
-    lines = re.findall(r"^(?:flags|Features)\s*: *(.+)$", told, re.MULTILINE)
-    flags = set(" ".join(lines).split())
-    flags |= set(re.findall(r"^(hw\.optional\.\S+): 1$", told, re.MULTILINE))
-    return tuple(sorted({_ISA[flag] for flag in flags if flag in _ISA}))
-
-
-def _told() -> str:
-    """What the system tells about its processor."""
-    try:
-        if platform.system() == "Darwin":
-            command = ["/usr/sbin/sysctl", "machdep.cpu.brand_string", "hw.optional"]
-            return subprocess.run(command, capture_output=True, text=True, check=False, timeout=10).stdout
-        return Path("/proc/cpuinfo").read_text("utf-8", "replace")
-    except OSError:
-        return ""
 
 
 def _cores() -> int:
