@@ -77,6 +77,9 @@ class QuantScheme:
         quantized_ops: graph ops whose activation inputs become INT8.
         passing_ops: ops that only move values: their output keeps the scale of their input.
         closed_ops: quantized ops that run in INT8 only if their output, after ReLU, is INT8 too.
+        add_inputs: which inputs of a residual add become INT8: both, or only the shortcut, where the runtime computes
+            the add inside the convolution that ends the branch.
+        quantized_logits: the logits become INT8 too, because the layer that makes them is closed; else they stay float.
     """
 
     runtime: str
@@ -86,6 +89,8 @@ class QuantScheme:
     quantized_ops: tuple[str, ...]
     passing_ops: tuple[str, ...]
     closed_ops: tuple[str, ...] = ()
+    add_inputs: Literal["both", "shortcut"] = "both"
+    quantized_logits: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,124 @@
+"""What each runtime wants of an INT8 graph: facts with their sources, one `QuantScheme` a runtime."""
+
+from dataclasses import replace
+from typing import Literal
+
+from rescompress.errors import RecipeError
+from rescompress.spec import QuantScheme
+
+CPU = Literal["avx2", "vnni", "arm"]
+"""The processor that an artifact is made for."""
+
+TENSORRT = QuantScheme(
+    runtime="tensorrt",
+    activation_dtype="int8",
+    symmetric_activations=True,
+    per_channel_weights=True,
+    quantized_ops=("conv", "linear", "add"),
+    passing_ops=("max_pool", "reshape"),
+    add_inputs="shortcut",
+)
+"""Signed, zero-point 0, weight scales per channel (`IQuantizeLayer`: INT8 is symmetric only).
+
+A convolution, the add behind it and the ReLU behind that become one kernel if the add's other input, the shortcut, is
+INT8 and nothing stands between convolution and add (NVIDIA, "Explicit Quantization": Q/DQ layer placement; the
+`residual_quantizer` of pytorch-quantization's `quant_resnet50` and ModelOpt's ONNX files have the same pattern).
+Pooling by maximum commutes with Q. Global pooling stays float, as in ModelOpt's files: it is a reduction of a tensor
+that the last block's fused kernel writes anyway. Logits stay float: an INT8 kernel may write float.
+"""
+
+ONNXRUNTIME = QuantScheme(
+    runtime="onnxruntime",
+    activation_dtype="uint8",
+    symmetric_activations=False,
+    per_channel_weights=True,
+    quantized_ops=("conv", "linear", "add", "mul", "sigmoid", "avg_pool"),
+    passing_ops=("max_pool", "reshape"),
+    closed_ops=("conv", "add", "mul", "sigmoid", "avg_pool"),
+)
+"""On x86: unsigned activations, signed weights per channel, every op between the convolutions in INT8 too.
+
+Measured on AVX2: this takes 0.53 of FP32's time for ResNet-18, signed activations 0.92, no Q before the residual add
+1.3-2 times FP32's. `QLinearConv`, `QLinearAdd`, `QLinearMul`, `QLinearSigmoid` and the pools write integers only;
+`QGemm` may write float (com.microsoft operators), so the logits do.
+"""
+
+ONNXRUNTIME_ARM = replace(ONNXRUNTIME, activation_dtype="int8")
+"""On Arm: as on x86, but signed activations, whose zero-point stays free.
+
+Arm's dot product (`SDOT`) multiplies signed by signed, and MLAS's fast kernels for symmetric filters
+(`MlasConvSym`, `MlasSymmQgemm`) want the *weight's* zero-point to be 0, not the activation's. With 32-bit accumulation
+nothing saturates. From ONNX Runtime's sources; not measured here.
+"""
+
+OPENVINO = QuantScheme(
+    runtime="openvino",
+    activation_dtype="uint8",
+    symmetric_activations=False,
+    per_channel_weights=True,
+    quantized_ops=("conv", "linear", "add", "mul", "avg_pool"),
+    passing_ops=("max_pool", "reshape"),
+)
+"""Unsigned activations, one scale per tensor (its low-precision transformations: "Dequantization on activations must
+be per-tensor"), signed weights per channel; any INT8 op may write float, so none is closed.
+
+Measured on AVX2: ONNX Runtime's u8 x s8 graph runs as fast as NNCF's own (0.46-0.51 of ONNX Runtime's FP32), a
+symmetric signed one takes 0.52; Q before the residual add costs nothing. A sigmoid computes in float.
+"""
+
+COREML = QuantScheme(
+    runtime="coreml",
+    activation_dtype="int8",
+    symmetric_activations=True,
+    per_channel_weights=True,
+    quantized_ops=("conv", "linear", "add", "avg_pool"),
+    passing_ops=("max_pool", "reshape"),
+)
+"""W8A8 from iOS 17 on: signed, symmetric, one scale per activation tensor and one per output channel of a weight.
+
+coremltools: `linear_symmetric` and symmetric `LinearQuantizer` are the defaults, and both inputs of an add are
+quantized (its PyTorch quantizer puts 32 pairs into ResNet-18). INT8 x INT8 kernels exist on the Neural Engine of the
+A17 Pro and M4 and later; what else runs there in INT8 isn't documented, and nothing was measured here.
+"""
+
+LITERT = QuantScheme(
+    runtime="litert",
+    activation_dtype="int8",
+    symmetric_activations=False,
+    per_channel_weights=True,
+    quantized_ops=("conv", "linear", "add", "mul", "sigmoid", "avg_pool"),
+    passing_ops=("max_pool", "reshape"),
+    closed_ops=("conv", "linear", "add", "mul", "sigmoid", "avg_pool"),
+    quantized_logits=True,
+)
+"""LiteRT's 8-bit quantization specification: activations in [-128, 127] with a free zero-point, one scale per tensor;
+weights in [-127, 127] with zero-point 0, per output channel.
+
+Each INT8 operator reads and writes INT8, `FULLY_CONNECTED` too, so the logits are integers that a DEQUANTIZE makes
+float. `MAX_POOL_2D` and `RESHAPE` keep their input's scale. `MEAN`, which global pooling becomes, has its own;
+`AVERAGE_POOL_2D` keeps its input's, and `LOGISTIC` writes scale 1/256, zero-point -128: the converter sees to both.
+"""
+
+SCHEMES: dict[str, QuantScheme] = {
+    scheme.runtime: scheme for scheme in (TENSORRT, ONNXRUNTIME, OPENVINO, COREML, LITERT)
+}
+"""The schemes by runtime, for x86 where the processor matters."""
+
+_ON_ARM = {"onnxruntime": ONNXRUNTIME_ARM}
+
+
+def scheme_for(runtime: str, cpu: CPU = "avx2") -> QuantScheme:
+    """What a runtime wants on a processor.
+
+    ``avx2`` and ``vnni`` share a scheme: what saturates without VNNI is mended in the scales, not in the types.
+
+    Args:
+        runtime: a backend's name.
+        cpu: what the artifact is made for; runtimes that bring their own accelerator don't care.
+
+    Raises:
+        RecipeError: no facts are known of the runtime.
+    """
+    if runtime not in SCHEMES:
+        raise RecipeError(f"No quantization scheme is known for {runtime}.", f"Choose one of {', '.join(SCHEMES)}.")
+    return (_ON_ARM if cpu == "arm" else {}).get(runtime, SCHEMES[runtime])
