@@ -14,20 +14,13 @@ from pydantic import Field
 
 from rescompress.artifact import Artifact
 from rescompress.errors import BackendMissing, InputRefused
-from rescompress.spec import LayerPrecision, ModelSpec, PrecisionReport, QuantScheme
+from rescompress.schemes import ONNXRUNTIME
+from rescompress.spec import LayerPrecision, ModelSpec, PrecisionReport
 
 if TYPE_CHECKING:
     from torch import nn
 
-SCHEME = QuantScheme(
-    runtime="onnxruntime",
-    activation_dtype="uint8",
-    symmetric_activations=False,
-    per_channel_weights=True,
-    quantized_ops=("conv", "linear", "add", "mul", "sigmoid", "avg_pool"),
-    passing_ops=("max_pool", "reshape"),
-    closed_ops=("conv", "add", "mul", "sigmoid", "avg_pool"),
-)
+SCHEME = ONNXRUNTIME
 PROVIDER = "CPUExecutionProvider"
 ENTRY = "model.onnx"
 REQUIREMENT = "rescompress[onnx]"

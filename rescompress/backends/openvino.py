@@ -1,0 +1,173 @@
+"""OpenVINO on CPUs: an IR read from our ONNX, u8 activations, s8 weights per channel, adds and pools in INT8 too."""
+
+import re
+from collections import Counter
+from importlib import metadata, util
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rescompress.artifact import Artifact
+from rescompress.errors import BackendMissing, InputRefused
+from rescompress.schemes import OPENVINO
+from rescompress.spec import LayerPrecision, ModelSpec, PrecisionReport
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SCHEME = OPENVINO
+DEVICE = "CPU"
+ENTRY, OPSET = "model.xml", 21
+REQUIREMENT = "rescompress[onnx,openvino]"
+PACKAGES = ("onnx", "onnxscript", "openvino")
+KINDS = {
+    "Convolution": "conv",
+    "GroupConvolution": "conv",
+    "MatMul": "linear",
+    "Add": "add",
+    "MaxPool": "pool",
+    "AvgPool": "pool",
+    "ReduceMean": "pool",
+}
+"""Ops of the IR whose precision is reported."""
+BUILT = {
+    "conv": ("Convolution",),
+    "linear": ("FullyConnected", "MatMul"),
+    "add": ("Convolution", "Eltwise", "Subgraph"),
+    "pool": ("Pooling", "Reduce"),
+}
+"""Layers of the compiled model that an op may have become, the likeliest first."""
+NO_WORK = ("Const", "Input", "Output", "Reorder", "Reshape")
+"""Layers of the compiled model that only hold or move values."""
+INTEGERS = ("u8", "i8")
+
+
+def missing() -> str | None:
+    """The pip requirement that is not installed here, or None."""
+    absent = [package for package in PACKAGES if util.find_spec(package) is None]
+    return REQUIREMENT if absent else None
+
+
+def versions() -> dict[str, str]:
+    """Releases of the packages that make and run the artifact."""
+    return {package: metadata.version(package) for package in PACKAGES}
+
+
+def export(model: "nn.Module", spec: ModelSpec, folder: Path) -> str:
+    """Write ``model.xml`` and ``model.bin``: dynamic batch, INT8 weights stored as INT8, FP32 weights kept in FP32.
+
+    OpenVINO's own ``convert_model`` is left out: on a terminal it stops to ask whether it may send usage data.
+
+    Args:
+        model: float or quantized.
+        spec: the model's.
+        folder: an empty folder.
+
+    Raises:
+        InputRefused: the exporter can't express the model, or OpenVINO can't read what it wrote.
+    """
+    import openvino
+    from openvino._offline_transformations import apply_moc_transformations
+
+    from rescompress import onnx_writing
+
+    content = onnx_writing.proto_of(model, spec, OPSET).SerializeToString(deterministic=True)
+    try:
+        network = openvino.Core().read_model(content)
+        apply_moc_transformations(network, cf=False, smart_reshape=True)  # what convert_model runs
+    except RuntimeError as error:
+        raise InputRefused(f"OpenVINO can't read the model: {_brief(error)}.", "Export to onnxruntime.") from None
+    for place, op in enumerate(network.get_ordered_ops()):
+        if re.fullmatch(rf"{op.get_type_name()}_\d+", op.get_friendly_name()):
+            op.set_friendly_name(f"{op.get_type_name()}_{place}")  # else it counts what this process made before
+    openvino.save_model(network, folder / ENTRY, compress_to_fp16=False)
+    return ENTRY
+
+
+class OpenvinoSession:
+    """A compiled model on the CPU in FP32 and INT8, on as many threads as asked for, which is asserted."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import openvino
+
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # else weight-only layers would round their inputs too
+        }
+        try:
+            self.compiled: Any = openvino.Core().compile_model(path, DEVICE, options)
+        except RuntimeError as error:
+            raise InputRefused(f"OpenVINO can't load {path}: {_brief(error)}.", "Export the model again.") from None
+        devices, got = (self.compiled.get_property(name) for name in ("EXECUTION_DEVICES", "INFERENCE_NUM_THREADS"))
+        if list(devices) != [DEVICE]:
+            raise BackendMissing(f"OpenVINO fell back to {', '.join(devices)}.", "Reinstall it.")
+        if got != threads:
+            raise InputRefused(f"OpenVINO takes {got} threads, not {threads}.", f"Ask for {got}.")
+        self._request: Any = self.compiled.create_infer_request()
+
+    def __enter__(self) -> "OpenvinoSession":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self._request, self.compiled
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Preprocessed images ``[n, 3, h, w]`` to logits ``[n, classes]``, or to all maps, one row an image."""
+        answer = self._request.infer([images], share_inputs=True, share_outputs=True)
+        outputs: list[NDArray[np.float32]] = [answer[port] for port in self.compiled.outputs]
+        return np.concatenate([output.reshape(len(output), -1) for output in outputs], 1)
+
+
+def load(artifact: Artifact, *, threads: int) -> OpenvinoSession:
+    """Compile an artifact for so many threads and the lowest latency."""
+    return OpenvinoSession(artifact.entry, threads)
+
+
+def audit(artifact: Artifact) -> PrecisionReport:
+    """Precision of each convolution, linear layer, add and pool, read off the model that OpenVINO compiled."""
+    import openvino
+
+    with OpenvinoSession(artifact.entry, 1) as session:
+        built = [_info(op) for op in session.compiled.get_runtime_model().get_ordered_ops()]
+    working = [layer for layer in built if layer["layerType"] not in NO_WORK]
+    found = [(layer, {_stem(name) for name in layer["originalLayersNames"].split(",")}) for layer in working]
+    layers = []
+    for op in openvino.Core().read_model(artifact.entry).get_ordered_ops():
+        kind = KINDS.get(op.get_type_name())
+        if kind and not (kind == "add" and any(_is_constant(value.get_node()) for value in op.input_values())):
+            name = _stem(op.get_friendly_name())
+            now = [layer for layer, names in found if name in names and layer["layerType"] in BUILT[kind]]
+            int8 = bool(now) and all(layer["runtimePrecision"] in INTEGERS for layer in now)
+            layers.append(LayerPrecision(name, kind, "int8" if int8 else "fp32"))
+    counts = Counter(f"{layer['layerType']} {layer['runtimePrecision']}" for layer in working)
+    return PrecisionReport(tuple(layers), dict(sorted(counts.items())))
+
+
+def _info(op: Any) -> dict[str, str]:
+    """What a compiled layer is, its precision, and which of our layers it was made of."""
+    info = op.get_rt_info()
+    return {key: str(info[key].astype(str)) for key in ("layerType", "runtimePrecision", "originalLayersNames")}
+
+
+def _stem(name: str) -> str:
+    """The name that we gave a layer, in a name that OpenVINO derived from it."""
+    return name.partition("/WithoutBiases")[0]
+
+
+def _is_constant(op: Any) -> bool:
+    """Whether an op only computes from constants: a bias is added by an op of its own."""
+    sources = [value.get_node() for value in op.input_values()]
+    return op.get_type_name() == "Constant" or (bool(sources) and all(map(_is_constant, sources)))
+
+
+def _brief(error: Exception) -> str:
+    """The last line of a message that begins with where in OpenVINO's sources it was raised."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[-1].rstrip(".")
