@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from math import prod
 from typing import cast
 
-import torch
 from torch import fx, nn
 
 from rescompress import fakequant, graph, models
@@ -14,7 +13,7 @@ FLOAT_BITS = 32
 
 
 def total_cost(model: nn.Module) -> Cost:
-    """Totals of a model; a weight behind an INT8 fake-quant counts one byte and a float scale per channel.
+    """Totals of a model. A weight behind a fake-quant counts one byte, in INT4 half a byte, and a float for each scale.
 
     MACs are those of convolutions and linear layers, for one image.
     """
@@ -47,7 +46,7 @@ def _layer_cost(traced: fx.GraphModule, node: fx.Node) -> LayerCost:
     weight = graph.tensor_of(traced, weight_node)
     biases = len(weight) if len(node.args) > 2 and node.args[2] is not None else 0
     shape = tuple(int(size) for size in node.meta["val"].shape[1:])
-    bits = torch.iinfo(getattr(torch, quantizer.site.dtype)).bits if quantizer else FLOAT_BITS
+    bits = quantizer.site.bits if quantizer else FLOAT_BITS
     fixed = not isinstance(weight, nn.Parameter)
     floats = biases + (quantizer.scale.numel() if quantizer else 0)
     return LayerCost(
@@ -57,5 +56,5 @@ def _layer_cost(traced: fx.GraphModule, node: fx.Node) -> LayerCost:
         params=0 if fixed else weight.numel() + biases,
         macs=weight.numel() * prod(shape[1:]),
         weight_bits=bits,
-        weight_bytes=(weight.numel() * bits + floats * FLOAT_BITS) // 8,
+        weight_bytes=-(-weight.numel() * bits // 8) + floats * FLOAT_BITS // 8,
     )

@@ -1,14 +1,13 @@
 """What a quantized model is made of: fake-quant modules in a captured graph, and their lowering to Q/DQ.
 
 A quantized model is the captured graph with a ``FakeQuantize`` behind every value that a ``Site`` names. It runs and
-trains in eager PyTorch. ``lower`` swaps each fake-quant for a quantize/dequantize pair with INT8 weights stored as
+trains in eager PyTorch. ``lower`` swaps each fake-quant for a quantize/dequantize pair with weights stored as
 integers; every backend that goes through ``torch.export`` starts from that one program.
 """
 
 import contextlib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
@@ -16,85 +15,42 @@ from jaxtyping import Float, Int
 from torch import Tensor, fx, nn
 
 from rescompress import graph
+from rescompress.sites import LIMITS, WEIGHT_GRIDS, WEIGHT_LIMITS, Dtype, Site
 
+__all__ = [
+    "LIMITS",
+    "LOWERED",
+    "PREFIX",
+    "WEIGHT_GRIDS",
+    "WEIGHT_LIMITS",
+    "Dequantize",
+    "Dtype",
+    "FakeQuantize",
+    "QuantizeDequantize",
+    "Site",
+    "insert",
+    "lower",
+    "passing",
+    "quantizer_behind",
+    "quantizer_of",
+    "rounded_at_run_time",
+    "sites_of",
+]
 _ops = torch.ops.quantized_decomposed
-Dtype = Literal["uint8", "int8", "int4", "int32"]
-LIMITS: dict[Dtype, tuple[int, int]] = {
-    "uint8": (0, 255),
-    "int8": (-128, 127),
-    "int4": (-8, 7),
-    "int32": (-(2**31), 2**31 - 1),
-}
 PREFIX, LOWERED = "fakequant.", "_lowered"
 """What the module path of a quantizer starts with, and what that of its lowered form ends with."""
-WEIGHT_LIMITS = (-127, 127)
-"""INT8 weights leave -128 out, so that a symmetric scale reaches both ends alike."""
-WEIGHT_GRIDS: dict[Dtype, tuple[int, int]] = {"int8": WEIGHT_LIMITS, "int4": (-7, 7), "uint8": (1, 255)}
-"""Integers of a weight; with ``uint8`` and zero-point 128 it has the very values that it has with ``int8``."""
-
-
-@dataclass(frozen=True)
-class Site:
-    """One value that becomes an integer.
-
-    A backend tells the kinds apart by these fields: a weight (``is_weight``) is stored in ``dtype``; an activation
-    is quantized to ``dtype`` with the fake-quant's scale and zero-point, or, where ``dynamic``, with those that it has
-    at run time. A layer whose weight has a site and whose input has none is weight-only: it computes in float.
-
-    Attributes:
-        value: stable name of the value in the captured graph, such as ``layer1.0.relu`` or ``conv1.weight``.
-        quantizer: name of the fake-quant; sites that must keep one scale share one quantizer.
-        dtype: integer type of the value.
-        channels: scales along axis 0 of a weight; None for one scale.
-        symmetric: real 0 is integer 0 (128 in a ``uint8`` weight), so the zero-point is not free.
-        dynamic: scale and zero-point are those of the whole tensor at run time (ONNX ``DynamicQuantizeLinear``).
-    """
-
-    value: str
-    quantizer: str
-    dtype: Dtype
-    channels: int | None = None
-    symmetric: bool = False
-    dynamic: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse what no runtime has.
-
-        Raises:
-            ValueError: an activation in INT4 or with several scales, or a dynamic weight.
-        """
-        if self.dtype == "int32" or (self.dtype == "int4" and not self.is_weight):
-            raise ValueError(f"{self.value} can't be {self.dtype}")
-        if self.channels is not None and not self.is_weight:
-            raise ValueError(f"{self.value} is an activation, which has one scale")
-        if self.dynamic and (self.is_weight or self.dtype != "uint8" or self.symmetric):
-            raise ValueError(f"{self.value} can't be quantized at run time, which makes asymmetric uint8")
-
-    @property
-    def limits(self) -> tuple[int, int]:
-        """Smallest and largest integer."""
-        return (WEIGHT_GRIDS if self.is_weight else LIMITS)[self.dtype]
-
-    @property
-    def bits(self) -> int:
-        """Bits that one integer takes in a file."""
-        low, high = LIMITS[self.dtype]
-        return (high - low).bit_length()
-
-    @property
-    def is_weight(self) -> bool:
-        """Whether the value is a layer's weight, not an activation."""
-        return self.value.endswith(".weight")
 
 
 class FakeQuantize(nn.Module):
-    """``s (clamp(round(x / s) + z, q_min, q_max) - z)``: INT8's grid in float, with a straight-through gradient.
+    """``s (clamp(round(x / s) + z, q_min, q_max) - z)``: a site's grid in float, with a straight-through gradient.
 
     Args:
         site: dtype and granularity.
 
     Attributes:
         enabled: whether it rounds; else values pass as they are.
+        scale: s; not used where the site is dynamic.
+        zero_point: z; not used where the site is dynamic.
     """
 
     scale: Float[Tensor, " k"]
@@ -103,48 +59,84 @@ class FakeQuantize(nn.Module):
     def __init__(self, site: Site) -> None:
         super().__init__()
         self.site, self.enabled = site, True
-        size = site.channels or 1
-        self.register_buffer("scale", torch.ones(size))
-        self.register_buffer("zero_point", torch.zeros(size, dtype=torch.int32))
+        middle = 128 if site.is_weight and site.dtype == "uint8" else 0
+        self.register_buffer("scale", torch.ones(site.channels or 1))
+        self.register_buffer("zero_point", torch.full((site.channels or 1,), middle, dtype=torch.int32))
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """The value rounded to the grid, in float, of the same shape."""
         if not self.enabled:
             return x
+        if self.site.dynamic:
+            return rounded_at_run_time(x)
         low, high = self.site.limits
         if self.site.channels is None:
             return torch.fake_quantize_per_tensor_affine(x, self.scale[0], self.zero_point[0], low, high)
         return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, 0, low, high)
 
 
+def rounded_at_run_time(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """A tensor rounded to 256 steps over its own range, in float; the gradient passes straight through.
+
+    ``s = (max(x, 0) - min(x, 0)) / 255``, ``z = round(-min(x, 0) / s)``, halves to even, over the whole tensor, so that
+    images of one batch share a scale (ONNX ``DynamicQuantizeLinear`` behind ``DequantizeLinear``, operator set 11).
+    """
+    low, high = x.detach().aminmax()
+    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+    q_min, q_max = LIMITS["uint8"]
+    s = torch.where(high == low, 1.0, high - low) / (q_max - q_min)
+    z = (-low / s).clamp(q_min, q_max).round()
+    rounded = (((x.detach() / s).round() + z).clamp(q_min, q_max) - z) * s
+    return rounded + (x - x.detach())
+
+
 class QuantizeDequantize(nn.Module):
-    """A fake-quant as the pair of ops that exporters know."""
+    """A fake-quant as the pair of ops that exporters know.
+
+    Attributes:
+        site: of the value; where it is ``dynamic``, an exporter writes ``DynamicQuantizeLinear``.
+    """
 
     def __init__(self, quantizer: FakeQuantize) -> None:
         super().__init__()
-        dtype = getattr(torch, quantizer.site.dtype)
-        self.arguments = (float(quantizer.scale[0]), int(quantizer.zero_point[0]), *quantizer.site.limits, dtype)
+        self.site = quantizer.site
+        kind = getattr(torch, self.site.dtype)
+        self.arguments = (float(quantizer.scale[0]), int(quantizer.zero_point[0]), *self.site.limits, kind)
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Quantize, then dequantize."""
+        if self.site.dynamic:
+            return rounded_at_run_time(x)
         q = _ops.quantize_per_tensor.default(x, *self.arguments)
         return cast(Tensor, _ops.dequantize_per_tensor.default(q, *self.arguments))
 
 
 class Dequantize(nn.Module):
-    """A constant that is stored as integers: ``s q`` along axis 0."""
+    """A constant that is stored as integers: ``s (q - z)`` along axis 0.
+
+    Attributes:
+        dtype: integer type that a file stores; PyTorch has no INT4 and holds such integers as INT8.
+    """
 
     integers: Int[Tensor, "..."]
 
     def __init__(
-        self, x: Float[Tensor, "c ..."], scale: Float[Tensor, " c"], dtype: Dtype, limits: tuple[int, int]
+        self,
+        x: Float[Tensor, "c ..."],
+        scale: Float[Tensor, " c"],
+        dtype: Dtype,
+        limits: tuple[int, int],
+        zero: int = 0,
     ) -> None:
         super().__init__()
         steps = x.double() / scale.double().view(-1, *[1] * (x.dim() - 1))
-        kind = getattr(torch, dtype)
-        self.register_buffer("integers", steps.round().clamp(*limits).to(kind))
+        self.dtype = dtype
+        kind = torch.int8 if dtype == "int4" else getattr(torch, dtype)
+        self.register_buffer("integers", (steps.round() + zero).clamp(*limits).to(kind))
         self.register_buffer("scale", scale)
-        self.register_buffer("zero_point", torch.zeros_like(scale, dtype=kind))
+        # uint8 minus uint8 would wrap
+        signed = torch.int32 if kind == torch.uint8 else kind
+        self.register_buffer("zero_point", torch.full_like(scale, zero, dtype=signed))
         self.arguments = (0, *limits, kind)
 
     def forward(self) -> Float[Tensor, "c ..."]:
@@ -206,7 +198,11 @@ def passing(traced: nn.Module, but: Collection[str] = ()) -> Iterator[None]:
 
 
 def lower(model: fx.GraphModule) -> fx.GraphModule:
-    """A copy whose fake-quants are Q/DQ pairs, with INT8 weights and INT32 biases stored as integers."""
+    """A copy whose fake-quants are Q/DQ pairs, with weights stored as integers.
+
+    Biases become INT32 where the layer's input has a known scale; of layers that compute in float, or whose input is
+    quantized at run time, they stay float.
+    """
     traced = graph.clone(model)
     for node in list(traced.graph.nodes):
         if graph.op_of(node) in ("conv", "linear"):
@@ -217,8 +213,8 @@ def lower(model: fx.GraphModule) -> fx.GraphModule:
             continue
         if quantizer.site.is_weight:
             weight = graph.tensor_of(traced, node.args[0]).detach()
-            scale = quantizer.scale.expand(len(weight)).clone()
-            _replace(traced, node, Dequantize(weight, scale, "int8", WEIGHT_LIMITS))
+            scale, zero = quantizer.scale.expand(len(weight)).clone(), int(quantizer.zero_point[0])
+            _replace(traced, node, Dequantize(weight, scale, quantizer.site.dtype, quantizer.site.limits, zero))
         else:
             _replace(traced, node, QuantizeDequantize(quantizer), *node.args)
     traced.graph.eliminate_dead_code()
@@ -232,7 +228,7 @@ def _lower_bias(traced: fx.GraphModule, node: fx.Node) -> None:
     x = quantizer_behind(traced, node.args[0])
     w = quantizer_behind(traced, node.args[1])
     b = node.args[2] if len(node.args) > 2 else None
-    if x is None or w is None or not isinstance(b, fx.Node):
+    if x is None or x.site.dynamic or w is None or not isinstance(b, fx.Node):
         return
     bias = graph.tensor_of(traced, b).detach()
     module = Dequantize(bias, (x.scale * w.scale).expand(len(bias)).clone(), "int32", LIMITS["int32"])
