@@ -12,8 +12,9 @@ from rescompress.training.batches import Batch
 from rescompress.training.loop import Loss, train
 from rescompress.training.norms import refresh_norms
 from rescompress.training.schedule import DEFAULT_SCHEDULE, Schedule
+from rescompress.training.softened import softened
 
-__all__ = ["DEFAULT_SCHEDULE", "Batch", "Loss", "Schedule", "fit", "refresh_norms", "train"]
+__all__ = ["DEFAULT_SCHEDULE", "Batch", "Loss", "Schedule", "fit", "refresh_norms", "softened", "train"]
 
 
 @checked

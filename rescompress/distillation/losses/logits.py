@@ -1,11 +1,10 @@
 """Softened logits (Hinton, Vinyals and Dean 2015, arXiv:1503.02531)."""
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from rescompress.distillation.answers import Answer, Share, Temperature
-from rescompress.training import Batch
+from rescompress.training import Batch, softened
 
 READS = "logits"
 
@@ -22,7 +21,4 @@ def loss(
         temperature: T; higher shows more of how the teacher ranks the wrong classes.
         alpha: weight of the teacher against the labels.
     """
-    log_p = F.log_softmax(student.logits / temperature, dim=1)
-    log_q = F.log_softmax(teacher.logits / temperature, dim=1)
-    imitation = F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
-    return alpha * temperature**2 * imitation + (1 - alpha) * F.cross_entropy(student.logits, batch.labels)
+    return softened(student.logits, teacher.logits, batch.labels, temperature, alpha)
