@@ -78,8 +78,10 @@ def hindered(traced: fx.GraphModule, scheme: QuantScheme, precision: Kind = "int
 
 
 def _has_weights(node: fx.Node) -> bool:
+    """Whether a node meets what comes from the images with a matrix, or more, of parameters."""
     sources = [source.meta.get("val") for source in node.all_input_nodes if source.op == "get_attr"]
-    return graph.op_of(node) in LAYERS or any(value is not None and value.dim() > 1 for value in sources)
+    weighted = graph.op_of(node) in LAYERS or any(value is not None and value.dim() > 1 for value in sources)
+    return weighted and any(source.op == "placeholder" for source in _ancestors(node))
 
 
 def _hindrance(node: fx.Node, scheme: QuantScheme, static: bool) -> str:
@@ -145,10 +147,14 @@ def _at_run_time(traced: fx.GraphModule, chosen: list[fx.Node], _: QuantScheme) 
 
 
 def _integer_inputs(node: fx.Node, scheme: QuantScheme) -> list[fx.Node]:
+    """The activations that a node reads as integers."""
     sources = graph.inputs_of(node)
-    if graph.op_of(node) == "add" and scheme.add_inputs == "shortcut":
-        return [_shortcut(sources)]
-    return sources
+    if graph.op_of(node) != "add" or scheme.add_inputs == "both":
+        return sources
+    fusable = [source for source in sources if graph.op_of(source) == "conv" and len(source.users) == 1]
+    if len(fusable) == 1:
+        return [source for source in sources if source not in fusable]
+    return [_shortcut(sources)]
 
 
 def _shortcut(sources: list[fx.Node]) -> fx.Node:

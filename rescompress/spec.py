@@ -78,7 +78,7 @@ class QuantScheme:
         passing_ops: ops that only move values: their output keeps the scale of their input.
         closed_ops: quantized ops that run in INT8 only if their output, after ReLU, is INT8 too.
         add_inputs: which inputs of a residual add become INT8: both, or only the shortcut, where the runtime computes
-            the add inside the convolution that ends the branch.
+            the add inside the convolution that makes the other input.
         quantized_logits: the logits become INT8 too, because the layer that makes them is closed; else they stay float.
     """
 
