@@ -13,10 +13,10 @@ from rescompress.edits import edits
 from rescompress.errors import InputRefused
 from rescompress.knobs import Choice, Folder, Named, checked
 from rescompress.placement import place
-from rescompress.quantization.calibration import Histogram, calibrate
+from rescompress.quantization.calibration import Histogram, Statistics, calibrate, gather
 from rescompress.quantization.ranges import set_activation, set_weight
 
-__all__ = ["Histogram", "calibrate", "place", "quantize"]
+__all__ = ["Histogram", "Statistics", "calibrate", "place", "quantize"]
 
 OBSERVERS = Folder("rescompress.quantization.observers", "range_of")
 FEWEST_IMAGES = 16
@@ -60,7 +60,7 @@ def quantize(
         raise InputRefused("The model still has BatchNorms behind convolutions.", "Run fuse before quantize.")
     sites = place(traced, backends.get(runtime).SCHEME)
     watched = {site.quantizer for site in sites if not site.is_weight}
-    histograms = calibrate(traced, images, watched)
+    histograms = gather(traced, images, watched).histograms
     range_of = OBSERVERS.bind(observer)
     traced.meta["edits"] = edits(model)
     fakequant.insert(traced, sites)

@@ -1,116 +1,176 @@
-"""Calibration: images pass once, and each watched value leaves a histogram of constant size with exact extremes."""
+"""Calibration: images pass once, and every value that any runtime's scheme may ask for is watched at the same time."""
 
-from collections.abc import Collection, Iterable
-from math import floor, frexp
-from typing import Any
+import time
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, fx
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, fx, nn
 
+from rescompress import data, graph, models, progress
+from rescompress.context import Context
 from rescompress.errors import InputRefused
+from rescompress.knobs import checked
+from rescompress.quantization import checks
+from rescompress.quantization.histogram import BINS, Histogram
+from rescompress.quantization.statistics import Origin, Statistics, load, origin_of
 
-BINS = 2048
+__all__ = ["BINS", "Histogram", "Statistics", "calibrate", "candidates", "collect", "gather"]
 
-
-class Histogram:
-    """Counts of a value that streams by, in ``BINS`` bins whose width is a power of two.
-
-    Bin edges are multiples of the width, so doubling the width merges whole bins: counts are exact, and neither the
-    order nor the batching of the images changes the outcome.
-    """
-
-    def __init__(self) -> None:
-        self.low, self.high = float("inf"), float("-inf")
-        self.width = 0.0
-        self.first = 0
-        self.counts: Int[Tensor, " bins"] = torch.zeros(BINS, dtype=torch.int64)
-
-    @property
-    def total(self) -> int:
-        """How many values were seen."""
-        return int(self.counts.sum())
-
-    @property
-    def edges(self) -> Float[Tensor, " edges"]:
-        """The bins' borders, in double precision."""
-        return (torch.arange(BINS + 1, dtype=torch.float64) + self.first) * self.width
-
-    def update(self, x: Float[Tensor, "..."]) -> None:
-        """Count more values.
-
-        Raises:
-            ValueError: there are NaN or infinite values among them.
-        """
-        x = x.detach().flatten()
-        low, high = (float(end) for end in x.aminmax())
-        if not (low - low == 0 and high - high == 0):
-            raise ValueError("not a number, or infinite")
-        self.low, self.high = min(self.low, low), max(self.high, high)
-        self._make_room()
-        places = (x.double() / self.width).floor().to(torch.int64) - self.first
-        self.counts += torch.bincount(places, minlength=BINS)
-
-    def _make_room(self) -> None:
-        """Widen and move the bins until they cover the extremes."""
-        width = _width(self.low, self.high)
-        first = floor(self.low / width)
-        if (width, first) == (self.width, self.first):
-            return
-        if self.width:
-            old = torch.arange(BINS, dtype=torch.float64) + self.first
-            places = (old / (width / self.width)).floor().to(torch.int64) - first
-            full = self.counts > 0
-            self.counts = torch.bincount(places[full], self.counts[full], minlength=BINS).to(torch.int64)
-        self.width, self.first = width, first
+SAVE_EVERY_S = 10.0
+"""An interrupted calibration loses no more than this."""
 
 
-def _width(low: float, high: float) -> float:
-    """The smallest power of two by which ``BINS`` bins cover the range; it depends on nothing else.
-
-    Bins narrower than the spacing of float32 at the range's larger end would stay empty, so they are not made.
-    """
-    finest = max((high - low) / BINS, max(abs(low), abs(high)) * 2.0**-24, 2.0**-149)
-    width = 2.0 ** (frexp(finest)[1] - 1)
-    while floor(high / width) - floor(low / width) >= BINS:
-        width *= 2
-    return width
-
-
+@checked
 def calibrate(
-    traced: fx.GraphModule, batches: Iterable[Float[Tensor, "_ 3 h w"]], watched: Collection[str]
-) -> dict[str, Histogram]:
-    """One histogram for each watched value; memory doesn't grow with the number of images.
+    model: nn.Module,
+    ctx: Context,
+    file: Path | str | None = None,
+    *,
+    calibration_images: Annotated[int, Field(ge=checks.FEWEST)] = 512,
+    batch: Annotated[int, Field(ge=1)] = 8,
+) -> Statistics:
+    """Show images to a float network once, and keep what every runtime's INT8 scheme and every observer may ask for.
+
+    Args:
+        model: a float model with its BatchNorms folded; it is not edited.
+        ctx: where the calibration images come from.
+        file: what is kept, as ``.safetensors``. A calibration that was interrupted goes on from it, and so does one
+            that is to see more of the same images; the bytes are those of a calibration that was never interrupted.
+        calibration_images: images of the calibration split that are shown to the network.
+        batch: images per step. It changes the result by rounding only, the memory in proportion.
+
+    Raises:
+        InputRefused: the model has BatchNorms that were not folded or is quantized already; there are too few or
+            broken images; or the file belongs to another network or other images.
+        RecipeError: there are no images.
+    """
+    images = ctx.images("calibrate")
+    spec = models.spec_of(model)
+    traced = graph.capture(graph.clone(model).eval().cpu(), spec.input_shape)
+    models.describe(traced, spec)
+    checks.network(traced)
+    checks.matching(ctx.reference, images, spec.preprocessing)
+    return collect(traced, images, file, calibration_images=calibration_images, batch=batch)
+
+
+def candidates(traced: fx.GraphModule) -> tuple[str, ...]:
+    """The values that some scheme may make INT8, in order of execution.
+
+    These are all activations but those that a ReLU alone reads: every runtime runs that ReLU in the layer before it, so
+    that such a value never leaves an integer kernel.
+
+    Args:
+        traced: a captured graph.
+    """
+    return tuple(name for name, node in graph.values(traced).items() if _is_activation(node) and not _only_relu(node))
+
+
+def gather(
+    traced: fx.GraphModule,
+    batches: Iterable[Float[Tensor, "_ 3 h w"]],
+    watched: Collection[str],
+    found: Statistics | None = None,
+) -> Statistics:
+    """Statistics of each watched value; memory doesn't grow with the number of images.
 
     Args:
         traced: a captured graph.
         batches: normalized images.
         watched: stable names of values.
+        found: statistics that go on from where they are, in place.
 
     Raises:
         InputRefused: a value is NaN or infinite; the layer is named.
     """
-    histograms = {name: Histogram() for name in sorted(watched)}
-    watcher = _Watcher(traced, histograms)
+    made = Statistics() if found is None else found
+    names = set(watched)
+
+    def seen(node: fx.Node, value: Any) -> None:
+        name = node.meta.get("value_name")
+        if name in names:
+            try:
+                made.update(name, value)
+            except ValueError as error:
+                fact = f"The output of {name} is {error}."
+                raise InputRefused(fact, "Check the images and the checkpoint's weights.") from None
+
     with torch.no_grad():
         for images in batches:
-            watcher.run(images)
-    return histograms
+            graph.watch(traced, images, seen)
+            made.images += len(images)
+    made.wanted = max(made.wanted, made.images)
+    return made
 
 
-class _Watcher(fx.Interpreter):
-    def __init__(self, traced: fx.GraphModule, histograms: dict[str, Histogram]) -> None:
-        super().__init__(traced)
-        self._histograms = histograms
+def collect(
+    traced: fx.GraphModule,
+    images: data.Data,
+    file: Path | str | None = None,
+    *,
+    calibration_images: int,
+    batch: int,
+    watched: Collection[str] | None = None,
+) -> Statistics:
+    """Statistics of a captured network on the calibration split, behind a progress bar.
 
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        name = n.meta.get("value_name")
-        if name in self._histograms:
-            try:
-                self._histograms[name].update(result)
-            except ValueError as error:
-                raise InputRefused(
-                    f"The output of {name} is {error}.", "Check the images and the checkpoint's weights."
-                ) from None
-        return result
+    Args:
+        traced: a captured graph that carries its spec.
+        images: labelled images.
+        file: where they are kept, and gone on from.
+        calibration_images: how many images are shown, if there are so many.
+        batch: images per step.
+        watched: stable names of values; None watches all candidates.
+
+    Raises:
+        InputRefused: as for ``calibrate``.
+    """
+    split, preprocessing = images.calibration, models.spec_of(traced).preprocessing
+    count = checks.images(split, calibration_images)
+    watched = candidates(traced) if watched is None else watched
+    origin = origin_of(traced, images) if file is not None else Origin()
+    made = _begun(Path(file), origin, count, watched) if file is not None else Statistics()
+    made.wanted, made.origin = count, origin
+    saved = time.monotonic()
+    for step in _steps(split, preprocessing, batch, made.images, count):
+        gather(traced, [step], watched, made)
+        if file is not None and (time.monotonic() - saved >= SAVE_EVERY_S or made.images == count):
+            made.save(file)
+            saved = time.monotonic()
+    return made
+
+
+def _begun(file: Path, origin: Origin, count: int, watched: Collection[str]) -> Statistics:
+    """What an earlier calibration of the same has left in the file."""
+    if not file.exists():
+        return Statistics()
+    made = load(file, origin, partly=True)
+    if made.images > count:
+        raise InputRefused(
+            f"{file} holds {made.images} images already, more than the {count} that are wanted.",
+            "Use it as it is, or calibrate into another file.",
+        )
+    if made.histograms.keys() != set(watched):
+        raise InputRefused(f"{file} watched other values of the network.", "Calibrate into another file.")
+    return made
+
+
+def _steps(
+    split: data.Split, preprocessing: Any, batch: int, begun: int, count: int
+) -> Iterator[Float[Tensor, "_ 3 h w"]]:
+    steps = data.batches(split, preprocessing, batch, rows=range(begun, count))
+    total, done = -(-count // batch), begun // batch
+    return (images for images, _ in progress.track(steps, "calibrate", total, done))
+
+
+def _is_activation(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    made = node.op in ("placeholder", "call_function")
+    return made and isinstance(value, Tensor) and value.is_floating_point() and value.dim() >= 2
+
+
+def _only_relu(node: fx.Node) -> bool:
+    return len(node.users) == 1 and graph.op_of(next(iter(node.users))) == "relu"

@@ -1,107 +1,56 @@
-"""A histogram is exact: neither the order nor the batching of what streams by changes a count."""
+"""Calibration watches every candidate at once, and goes on from its file to the same bytes."""
 
-from itertools import pairwise
-from math import floor
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
-from hypothesis import strategies as st
 
-from rescompress import models
-from rescompress.errors import InputRefused
-from rescompress.quantization.calibration import BINS, Histogram, calibrate
-from tests.networks import captured, noise
+from rescompress import backends, catalog, graph, models
+from rescompress.context import Context
+from rescompress.errors import InputRefused, RecipeError
+from rescompress.placement import place
+from rescompress.quantization import calibration, statistics
+from rescompress.quantization.calibration import calibrate, candidates, gather
+from tests.networks import captured, context, fused, noise, quantized, stock
+from tests.quantization.test_histogram import histogram, outcome
 
-numbers = st.floats(allow_nan=False, allow_infinity=False, width=32)
-activations = st.floats(-1000, 1000, width=32)
-
-
-def histogram(*batches: list[float]) -> Histogram:
-    made = Histogram()
-    for batch in batches:
-        made.update(torch.tensor(batch, dtype=torch.float32))
-    return made
-
-
-def outcome(made: Histogram) -> tuple[float, float, float, int, list[int]]:
-    return made.low, made.high, made.width, made.first, made.counts.tolist()
-
-
-@st.composite
-def split_streams(draw: st.DrawFn, values: st.SearchStrategy[float]) -> tuple[list[float], list[list[float]]]:
-    """A stream, and the same values in another order and other batches."""
-    stream = draw(st.lists(values, min_size=1, max_size=30))
-    shuffled = draw(st.permutations(stream))
-    cuts = sorted({0, len(stream), *draw(st.lists(st.integers(0, len(stream)), max_size=4))})
-    return stream, [shuffled[start:end] for start, end in pairwise(cuts)]
-
-
-@given(split_streams(activations))
-@example(([600.0, 1100.0], [[600.0], [1100.0]]))
-@example(([0.0, 1.0], [[0.0], [1.0]]))
-def test_neither_order_nor_batching_changes_the_outcome(streams: tuple[list[float], list[list[float]]]) -> None:
-    whole, batches = streams
-    assert outcome(histogram(*batches)) == outcome(histogram(whole))
-
-
-@given(split_streams(numbers))
-@example(([0.0, 1.0], [[0.0], [1.0]]))
-@example(([1e-30, 1e30], [[1e-30], [1e30]]))
-def test_any_finite_values_are_counted_in_their_bins(streams: tuple[list[float], list[list[float]]]) -> None:
-    whole, batches = streams
-    made = histogram(*batches)
-    values = np.array(whole, np.float32).astype(np.float64)
-    assert (made.low, made.high) == (values.min(), values.max())
-    assert made.total == len(whole)
-    edges = made.edges.numpy()
-    places = np.searchsorted(edges, values, side="right") - 1
-    assert np.array_equal(np.bincount(places, minlength=BINS), made.counts.numpy())
-
-
-@pytest.mark.parametrize("values", [[0.0] * 5, [-3.0, -2.0], [7.0], [3e38, -3e38], [1e-38], [1e9, 1e9 + 64]])
-def test_odd_streams_keep_exact_extremes(values: list[float]) -> None:
-    made = histogram(values)
-    exact = torch.tensor(values).double()
-    assert (made.low, made.high, made.total) == (exact.min(), exact.max(), len(values))
-    assert made.first == floor(made.low / made.width)
-
-
-def test_memory_does_not_grow() -> None:
-    made = Histogram()
-    for step in range(20):
-        made.update(torch.randn(1000) * 2**step)
-    assert made.counts.shape == (BINS,)
-    assert made.total == 20_000
-
-
-def test_bins_are_fine_where_the_values_fill_them() -> None:
-    made = histogram(torch.linspace(-1, 2.9, 1000).tolist())
-    assert made.high - made.low > made.width * BINS / 2
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_what_is_no_number_is_refused(bad: float) -> None:
-    with pytest.raises(ValueError, match="not a number"):
-        histogram([0.0, bad, 1.0])
+NETWORKS = [("cifar", "resnet8"), ("se", "se_resnet18"), ("preact", "preact_resnet18")]
+FIRST = 24
+"""Images after which the calibrations below are interrupted."""
 
 
 def test_watched_values_are_counted_by_name() -> None:
     traced = captured("cifar", "resnet8")
     images = noise(traced, 4)
-    found = calibrate(traced, [images[:1], images[1:]], {"images", "layer3.0.relu_1"})
-    assert list(found) == ["images", "layer3.0.relu_1"]
-    assert (found["images"].low, found["images"].high) == (float(images.min()), float(images.max()))
-    assert found["images"].total == images.numel()
-    assert found["layer3.0.relu_1"].low == 0
+    found = gather(traced, [images[:1], images[1:]], {"images", "layer3.0.relu_1"})
+    assert set(found.histograms) == set(found.channels) == {"images", "layer3.0.relu_1"}
+    assert outcome(found.histogram("images")) == outcome(histogram(images.flatten().tolist()))
+    assert found.histogram("layer3.0.relu_1").low == 0
+    assert found.images == 4
+
+
+def test_extremes_of_channels_are_those_of_all_images() -> None:
+    traced = captured("cifar", "resnet8")
+    images = noise(traced, 6)
+    seen: dict[str, torch.Tensor] = {}
+    graph.watch(traced, images, lambda node, value: seen.update({node.meta.get("value_name", ""): value}))
+    found = gather(traced, images.split(3), ["images", "layer2.0.conv2", "linear"])
+    for name, extremes in found.channels.items():
+        rows = seen[name].transpose(0, 1).flatten(1)
+        expected = torch.stack([rows.min(1).values, rows.max(1).values], 1)
+        torch.testing.assert_close(extremes, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_batch_hardly_changes_what_a_network_shows() -> None:
     """A convolution may sum in another order, so nothing is equal to the bit."""
     traced = captured("cifar", "resnet8")
     images = noise(traced, 8)
-    one, other = (calibrate(traced, images.split(size), ["layer1.0.add", "linear"]) for size in (2, 8))
+    one, other = (gather(traced, images.split(size), ["layer1.0.add", "linear"]).histograms for size in (2, 8))
     for name, made in one.items():
         assert (made.low, made.high) == pytest.approx((other[name].low, other[name].high), rel=1e-5)
         assert (made.total, made.width, made.first) == (other[name].total, other[name].width, other[name].first)
@@ -113,13 +62,144 @@ def test_a_broken_layer_is_named() -> None:
     images = noise(traced)
     images[0, 0, 0, 0] = float("nan")
     with pytest.raises(InputRefused, match="output of images is not a number"):
-        calibrate(traced, [images], {"images", "conv1"})
+        gather(traced, [images], {"images", "conv1"})
     with pytest.raises(InputRefused, match=r"output of layer1\.0\.conv1 is"):
-        calibrate(traced, [images], {"layer1.0.conv1"})
+        gather(traced, [images], {"layer1.0.conv1"})
 
 
 def test_calibration_leaves_the_network_as_it_was() -> None:
     traced = captured("cifar", "resnet8")
     before = models.predict(traced, [noise(traced)])
-    calibrate(traced, [noise(traced)], {"images"})
+    gather(traced, [noise(traced)], candidates(traced))
     assert torch.equal(models.predict(traced, [noise(traced)]), before)
+
+
+@pytest.mark.parametrize(("family", "architecture"), NETWORKS)
+def test_candidates_hold_what_every_scheme_asks_for(family: str, architecture: str) -> None:
+    traced = captured(family, architecture, side=32)
+    watched = set(candidates(traced))
+    schemes = [backends.get(name).SCHEME for name in catalog.names("rescompress.backends")]
+    assert schemes
+    for scheme in schemes:
+        sites = place(traced, scheme)
+        assert {site.quantizer for site in sites if not site.is_weight} <= watched, scheme.runtime
+
+
+@pytest.mark.parametrize(("family", "architecture"), NETWORKS)
+def test_candidates_are_inputs_of_layers_adds_pools_and_gates_and_what_leaves_a_kernel(
+    family: str, architecture: str
+) -> None:
+    traced = captured(family, architecture, side=32)
+    watched = set(candidates(traced))
+    inside = 0
+    for name, node in graph.values(traced).items():
+        if graph.op_of(node) in ("conv", "linear", "add", "mul", "sigmoid", "max_pool", "avg_pool"):
+            assert {graph.name_of(source) for source in graph.inputs_of(node)} <= watched
+            users = [graph.op_of(user) for user in node.users]
+            assert (name in watched) == (users != ["relu"])
+            inside += users == ["relu"]
+    assert inside > 2
+
+
+def test_calibrating_keeps_every_candidate() -> None:
+    model = captured("cifar", "resnet8")
+    made = calibrate(model, context(), calibration_images=16)
+    assert set(made.histograms) == set(candidates(captured("cifar", "resnet8")))
+    assert (made.images, made.wanted) == (16, 16)
+    data = context().data
+    assert data is not None
+    images = next(calibration._steps(data.calibration, models.spec_of(model).preprocessing, 16, 0, 16))
+    assert outcome(made.histogram("images")) == outcome(histogram(images.flatten().tolist()))
+
+
+def test_what_cannot_be_calibrated_is_refused() -> None:
+    with pytest.raises(InputRefused, match=r"BatchNorms.*Run fuse"):
+        calibrate(stock("cifar", "resnet8"), context())
+    with pytest.raises(InputRefused, match="quantized already"):
+        calibrate(quantized("cifar", "resnet8"), context())
+    with pytest.raises(RecipeError, match="calibrate needs images"):
+        calibrate(captured("cifar", "resnet8"), Context())
+    with pytest.raises(RecipeError, match="calibration_images"):
+        calibrate(captured("cifar", "resnet8"), context(), calibration_images=15)
+
+
+def finished(folder: Path, count: int = 32) -> bytes:
+    calibrate(captured("cifar", "resnet8"), context(), folder / "whole.safetensors", calibration_images=count, batch=8)
+    return (folder / "whole.safetensors").read_bytes()
+
+
+def test_a_killed_calibration_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "killed.safetensors"
+    dying = f"""
+import os, signal, torch
+from pathlib import Path
+from rescompress.quantization import calibration
+from tests.networks import captured, context
+torch.set_num_threads(1)
+calibration.SAVE_EVERY_S = 0
+steps = calibration._steps
+def mortal(*arguments):
+    for number, images in enumerate(steps(*arguments)):
+        if number * 8 == {FIRST}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield images
+calibration._steps = mortal
+calibration.calibrate(captured("cifar", "resnet8"), context(), Path({str(file)!r}), calibration_images=32, batch=8)
+"""
+    root = Path(__file__).parents[2]
+    died = subprocess.run([sys.executable, "-c", dying], cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
+    assert died.returncode == -signal.SIGKILL
+    with pytest.raises(InputRefused, match=f"interrupted after {FIRST} of 32 images.*goes on from there"):
+        statistics.load(file)
+    made = calibrate(captured("cifar", "resnet8"), context(), file, calibration_images=32, batch=8)
+    assert made.images == 32
+    assert file.read_bytes() == finished(tmp_path)
+
+
+def test_more_images_go_on_from_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "some.safetensors"
+    calibrate(captured("cifar", "resnet8"), context(), file, calibration_images=16, batch=8)
+    assert statistics.load(file).images == 16
+    calibrate(captured("cifar", "resnet8"), context(), file, calibration_images=32, batch=8)
+    assert file.read_bytes() == finished(tmp_path)
+
+
+def test_a_finished_file_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = finished(tmp_path)
+    monkeypatch.setattr(graph, "watch", lambda *_: pytest.fail("an image was shown again"))
+    assert finished(tmp_path) == before
+
+
+def test_a_file_with_more_images_is_refused(tmp_path: Path) -> None:
+    finished(tmp_path)
+    with pytest.raises(InputRefused, match="holds 32 images already, more than the 16"):
+        finished(tmp_path, 16)
+
+
+def test_a_file_of_another_network_or_of_other_images_is_refused(tmp_path: Path) -> None:
+    finished(tmp_path)
+    file = tmp_path / "whole.safetensors"
+    before = file.read_bytes()
+    with pytest.raises(InputRefused, match=r"on another network, or with other weights\. .*into another file"):
+        calibrate(captured("cifar", "resnet8", side=16), context(), file)
+    other = context()
+    assert other.data is not None
+    with pytest.raises(InputRefused, match=r"on other images\. Give the same --data"):
+        calibrate(captured("cifar", "resnet8"), replace(other, data=replace(other.data, fingerprint="new")), file)
+    assert file.read_bytes() == before
+
+
+def test_one_weight_makes_another_network() -> None:
+    data = context().data
+    assert data is not None
+    model = graph.clone(fused("cifar", "resnet8"))
+    before = statistics.origin_of(model, data)
+    traced = graph.capture(graph.clone(model), models.spec_of(model).input_shape)
+    models.describe(traced, models.spec_of(model))
+    assert statistics.origin_of(traced, data) == before
+    spec = models.spec_of(model)
+    models.describe(model, replace(spec, preprocessing=replace(spec.preprocessing, mean=(0.5, 0.5, 0.5))))
+    assert statistics.origin_of(model, data).network != before.network
+    models.describe(model, spec)
+    model.state_dict()["conv1.weight"][0, 0, 0, 0] += 1e-3
+    assert statistics.origin_of(model, data).network != before.network
