@@ -14,12 +14,14 @@ from rescompress.errors import InputRefused
 from rescompress.knobs import Choice, Folder, Named, checked
 from rescompress.placement import place
 from rescompress.quantization.calibration import Histogram, Statistics, calibrate, gather
-from rescompress.quantization.ranges import set_activation, set_weight
+from rescompress.quantization.ranges import set_ranges
 
 __all__ = ["Histogram", "Statistics", "calibrate", "place", "quantize"]
 
-OBSERVERS = Folder("rescompress.quantization.observers", "range_of")
+OBSERVERS = Folder("rescompress.quantization.observers", "ranges_of")
 FEWEST_IMAGES = 16
+SAMPLE = 32
+"""Images on which the adaptive observer judges the layers' outputs."""
 
 
 @checked
@@ -61,15 +63,10 @@ def quantize(
     sites = place(traced, backends.get(runtime).SCHEME)
     watched = {site.quantizer for site in sites if not site.is_weight}
     histograms = gather(traced, images, watched).histograms
-    range_of = OBSERVERS.bind(observer)
     traced.meta["edits"] = edits(model)
     fakequant.insert(traced, sites)
-    for site in sites:
-        if not site.is_weight:
-            set_activation(fakequant.quantizer_of(traced, site), *range_of(histograms[site.quantizer]))
-    for node in traced.graph.nodes:
-        if graph.op_of(node) in ("conv", "linear"):
-            set_weight(traced, node)
+    sample = _images(ctx, model, SAMPLE, batch)
+    set_ranges(traced, histograms, OBSERVERS.bind(observer), sample)
     return models.describe(traced, spec)
 
 

@@ -1,1 +1,5 @@
-"""How a range is read off a histogram: one file per observer, each with ``range_of(histogram, *, knobs)``."""
+"""How ranges are read off a histogram: one file per observer, each with ``ranges_of(histogram, grid, *, knobs)``.
+
+Each gives back one range, or several among which the outputs of the layers behind decide (``adaptive.choose``). A range
+lies within the extremes, and 0 lies in it.
+"""

@@ -5,20 +5,24 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from rescompress.quantization.calibration import Histogram
+from rescompress.quantization.grid import UINT8, Grid, Range
+from rescompress.quantization.histogram import Histogram
 
 
-def range_of(histogram: Histogram, *, percent: Annotated[float, Field(gt=50, le=100)] = 99.99) -> tuple[float, float]:
-    """The values below and above which ``percent`` of all values lie, linear within a bin.
+def ranges_of(
+    histogram: Histogram, grid: Grid = UINT8, *, percent: Annotated[float, Field(gt=50, le=100)] = 99.99
+) -> tuple[Range]:
+    """The values below and above which ``percent`` of all values lie, linear within a bin, and 0.
 
     Args:
         histogram: of the value.
+        grid: plays no part.
         percent: share of the values that lie below the upper end, and above the lower end.
     """
     cumulative = torch.cat([torch.zeros(1, dtype=torch.float64), histogram.counts.double().cumsum(0)])
     high = _crossing(cumulative, histogram.edges, histogram.total * percent / 100)
     low = _crossing(cumulative, histogram.edges, histogram.total * (1 - percent / 100))
-    return _within(low, histogram), _within(high, histogram)
+    return ((min(_within(low, histogram), 0.0), max(_within(high, histogram), 0.0)),)
 
 
 def _within(value: float, histogram: Histogram) -> float:
