@@ -122,6 +122,7 @@ def test_choosing_leaves_the_network_as_it_was() -> None:
     assert all(torch.equal(before[k], v) for k, v in traced.state_dict().items())
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_adaptive_is_at_least_as_near_as_each_observer_alone(symmetric: bool) -> None:
     """One reader and the same images: what it minimizes is what is measured; ranges that are all but equal are one."""
