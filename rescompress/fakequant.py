@@ -219,8 +219,18 @@ def lower(model: fx.GraphModule) -> fx.GraphModule:
             _replace(traced, node, QuantizeDequantize(quantizer), *node.args)
     traced.graph.eliminate_dead_code()
     traced.delete_all_unused_submodules()
+    _drop_unread(traced)
     traced.recompile()
     return traced
+
+
+def _drop_unread(traced: fx.GraphModule) -> None:
+    """Forget the float weights of layers whose biases stay."""
+    read = {str(node.target) for node in traced.graph.nodes if node.op == "get_attr"}
+    for name, _ in list(traced.named_parameters()):
+        if name not in read:
+            owner, _, own = name.rpartition(".")
+            delattr(traced.get_submodule(owner), own)
 
 
 def _lower_bias(traced: fx.GraphModule, node: fx.Node) -> None:
