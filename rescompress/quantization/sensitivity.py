@@ -1,0 +1,155 @@
+"""How much each layer in INT8 alone disturbs the network, and which of them go back to float."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, fx
+
+from rescompress import fakequant, graph, metrics, models, progress
+from rescompress.fakequant import Site
+from rescompress.graph import op_of
+from rescompress.spec import Proportion
+
+STEPS = ("conv", "linear", "add", "mul", "sigmoid", "avg_pool")
+"""What can be in INT8 or not by itself."""
+Place = Callable[[Collection[str]], tuple[Site, ...]]
+"""From the layers that stay in float to the sites of all others."""
+Labelled = Callable[[], Iterable[tuple[Float[Tensor, "_ 3 h w"], Int[Tensor, " _"]]]]
+"""Batches of normalized images and their labels, each time anew."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What one layer in INT8 alone does.
+
+    Attributes:
+        layer: its name.
+        sqnr_db: of the network's output.
+    """
+
+    layer: str
+    sqnr_db: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One step of the search.
+
+    Attributes:
+        layers: those that are in float.
+        accuracy: on the held-out images.
+    """
+
+    layers: tuple[str, ...]
+    accuracy: Proportion
+
+
+@torch.no_grad()
+def sensitivities(traced: fx.GraphModule, images: Float[Tensor, "n 3 h w"]) -> tuple[Sensitivity, ...]:
+    """The quantized layers and adds, the most sensitive first: each alone has its weights and its inputs in INT8.
+
+    Args:
+        traced: a quantized model.
+        images: normalized; a few dozen tell the order.
+    """
+    with fakequant.passing(traced):
+        truth = models.in_rows(traced(images)).numpy()
+    found = []
+    for node in progress.track([n for n in traced.graph.nodes if op_of(n) in STEPS], "sensitivity"):
+        own = [fakequant.quantizer_behind(traced, source) for source in node.all_input_nodes]
+        names = {quantizer.site.quantizer for quantizer in own if quantizer is not None}
+        if names:
+            with fakequant.passing(traced, names):
+                alone = models.in_rows(traced(images)).numpy()
+            found.append(Sensitivity(graph.name_of(node), metrics.sqnr_db(truth, alone)))
+    return tuple(sorted(found, key=lambda each: each.sqnr_db))
+
+
+@torch.no_grad()
+def fewest_in_float(
+    traced: fx.GraphModule, place: Place, held_out: Labelled, most_lost: float
+) -> tuple[tuple[str, ...], tuple[Trial, ...]]:
+    """The layers that go back to float so that no more than so many points of top-1 are lost, as few as were found.
+
+    The most sensitive layers go first; how many are needed is bisected; each of them, the least sensitive first, then
+    tries to come back to INT8.
+
+    Args:
+        traced: a quantized model; it is left as it was.
+        place: where fake-quants stand if some layers stay in float.
+        held_out: images that calibration hasn't seen.
+        most_lost: points of top-1 against the float network on these images.
+
+    Returns:
+        The layers, and every step of the search in order; the first step has all layers in INT8.
+    """
+    with fakequant.passing(traced):
+        goal = _accuracy(traced, held_out).percent - most_lost - 1e-9
+    trials: list[Trial] = []
+
+    def holds(layers: Sequence[str]) -> bool:
+        with fakequant.passing(traced, {site.quantizer for site in place(layers)}):
+            trials.append(Trial(tuple(layers), _accuracy(traced, held_out)))
+        return trials[-1].accuracy.percent >= goal
+
+    if holds(()):
+        return (), tuple(trials)
+    order = [each.layer for each in sensitivities(traced, next(iter(held_out()))[0])]
+    few, many = 0, len(order)
+    while many - few > 1:
+        middle = (few + many) // 2
+        few, many = (few, middle) if holds(order[:middle]) else (middle, many)
+    chosen = order[:many]
+    for layer in reversed(chosen[:-1]):
+        without = [other for other in chosen if other != layer]
+        chosen = without if holds(without) else chosen
+    return tuple(chosen), tuple(trials)
+
+
+def to_float(traced: fx.GraphModule, sites: Sequence[Site], weights: Mapping[str, Tensor]) -> None:
+    """Take away the fake-quants that are in none of the sites, in place, and give such layers their float weights.
+
+    Args:
+        traced: a quantized model.
+        sites: those that stay.
+        weights: of the float network, parameters by name.
+    """
+    kept = {site.value for site in sites}
+    for node in list(traced.graph.nodes):
+        quantizer = fakequant.quantizer_behind(traced, node)
+        if quantizer is None or graph.name_of(node.args[0]) in kept:
+            continue
+        if quantizer.site.is_weight:
+            for user in node.users:
+                for source in user.args[1:3]:
+                    _restore(traced, source if source is not node else node.args[0], weights)
+        node.replace_all_uses_with(node.args[0])
+        traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
+    traced.meta["sites"] = tuple(site for site in fakequant.sites_of(traced) if site.value in kept)
+    traced.recompile()
+
+
+def told(trials: Sequence[Trial], layers: Sequence[str]) -> Iterator[str]:
+    """The search in sentences."""
+    for trial in trials:
+        count = f"{len(trial.layers)} in float" if trial.layers else "all in INT8"
+        yield f"quantize: {count}: top-1 {trial.accuracy.percent:.2f} % of {trial.accuracy.total} held-out images."
+    if layers:
+        yield f"quantize: back in float: {', '.join(layers)}."
+
+
+def _restore(traced: fx.GraphModule, node: object, weights: Mapping[str, Tensor]) -> None:
+    if isinstance(node, fx.Node) and node.op == "get_attr" and str(node.target) in weights:
+        with torch.no_grad():
+            graph.tensor_of(traced, node).copy_(weights[str(node.target)])
+
+
+def _accuracy(traced: fx.GraphModule, held_out: Labelled) -> Proportion:
+    right = total = 0
+    for images, labels in held_out():
+        right += int((models.in_rows(traced(images)).argmax(1) == labels).sum())
+        total += len(labels)
+    return Proportion(right, total)
