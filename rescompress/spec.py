@@ -163,10 +163,17 @@ class LayerPrecision:
 
 @dataclass(frozen=True)
 class PrecisionReport:
-    """Read off the graph that the runtime optimized, never off the graph we wrote."""
+    """Read off the graph that the runtime optimized, never off the graph we wrote.
+
+    Attributes:
+        layers: each convolution, linear layer, add and pool of the exported model.
+        op_counts: how many nodes of each type the optimized graph has.
+        int8_nodes: how many of its nodes compute in integers, of all that do more than move values.
+    """
 
     layers: tuple[LayerPrecision, ...]
     op_counts: dict[str, int]
+    int8_nodes: Proportion = Proportion(0, 0)
 
     def int8_share(self, op: str) -> Proportion:
         """How many of the layers with this op (``conv``, ``add``, ``linear``, ``pool``) run in INT8."""

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
-from torch import nn
+from torch import fx, nn
 
-from rescompress import data, fakequant, metrics, models, progress
+from rescompress import data, fakequant, graph, metrics, models, progress
 from rescompress.artifact import open_artifact
 from rescompress.data import Data
 from rescompress.errors import InputRefused
@@ -117,8 +117,8 @@ def _logits(folder: Path, model: nn.Module, images: Data | None, batch: int) -> 
 
 
 def _silent_floats(folder: Path, model: nn.Module) -> list[str]:
-    """A sentence if layers whose weights are INT8 in the model run in something else in the runtime."""
-    wanted = {site.value.removesuffix(".weight") for site in fakequant.sites_of(model) if site.is_weight}
+    """A sentence if layers that are INT8 in the model run in something else in the runtime."""
+    wanted = _integer_layers(model)
     if not wanted:
         return []
     built = {layer.layer: layer.precision for layer in audit(folder).layers}
@@ -126,6 +126,16 @@ def _silent_floats(folder: Path, model: nn.Module) -> list[str]:
     if not silent:
         return []
     return [f"{len(silent)} of {len(wanted)} layers should run in INT8 and don't, the first of them {silent[0]}."]
+
+
+def _integer_layers(model: nn.Module) -> set[str]:
+    """The layers that multiply INT8 by INT8; no runtime here multiplies INT4, and weight-only layers are float."""
+    if not fakequant.sites_of(model):
+        return set()
+    assert isinstance(model, fx.GraphModule)
+    layers = {node: node.args[:2] for node in model.graph.nodes if graph.op_of(node) in ("conv", "linear")}
+    found = {node: [fakequant.quantizer_behind(model, source) for source in pair] for node, pair in layers.items()}
+    return {graph.name_of(node) for node, (x, w) in found.items() if x and w and w.site.dtype != "int4"}
 
 
 def _batches(

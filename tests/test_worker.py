@@ -37,6 +37,7 @@ def test_audit_comes_through(odd):
         assert session.audit() == {
             "layers": [{"layer": "conv1", "op": "conv", "precision": "int8"}],
             "op_counts": {"QLinearConv": 1},
+            "int8_nodes": {"correct": 0, "total": 0},
         }
 
 

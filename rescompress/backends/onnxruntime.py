@@ -15,7 +15,7 @@ from pydantic import Field
 from rescompress.artifact import Artifact
 from rescompress.errors import BackendMissing, InputRefused
 from rescompress.schemes import ONNXRUNTIME
-from rescompress.spec import LayerPrecision, ModelSpec, PrecisionReport
+from rescompress.spec import LayerPrecision, ModelSpec, PrecisionReport, Proportion
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,7 +27,9 @@ REQUIREMENT = "rescompress[onnx]"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 KINDS = {
     "Conv": "conv",
+    "ConvInteger": "conv",
     "Gemm": "linear",
+    "MatMulInteger": "linear",
     "MatMul": "linear",
     "Add": "add",
     "MaxPool": "pool",
@@ -37,11 +39,13 @@ KINDS = {
 """Ops of the exported graph whose precision is reported."""
 INT8_OPS = {
     "conv": ("QLinearConv", "ConvInteger"),
-    "linear": ("QGemm", "QLinearMatMul", "MatMulIntegerToFloat"),
+    "linear": ("QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"),
     "add": ("QLinearAdd",),
     "pool": ("QLinearAveragePool", "QLinearGlobalAveragePool", "NhwcMaxPool"),
 }
 """Ops of the optimized graph that compute in INT8."""
+MOVES = ("Transpose", "Reshape", "Flatten", "ReorderInput", "ReorderOutput")
+"""Ops of the optimized graph that only move values."""
 
 
 def missing() -> str | None:
@@ -131,7 +135,8 @@ def audit(artifact: Artifact) -> PrecisionReport:
     exported = onnx.load(str(artifact.entry)).graph
     constants = {tensor.name for tensor in exported.initializer}
     integers = _integer_values(built)
-    found = {name: node for node in built.node for name in (_stem(node.name), *map(_stem, node.output))}
+    found = {_stem(value): node for node in built.node for value in node.output}
+    found |= {_stem(node.name): node for node in built.node if _stem(node.name) not in found or _is_int8(node)}
     layers = []
     for node in exported.node:
         op = KINDS.get(node.op_type)
@@ -140,7 +145,11 @@ def audit(artifact: Artifact) -> PrecisionReport:
             moved = now is not None and now.op_type == "MaxPool" and now.input[0] in integers
             int8 = now is not None and (now.op_type in INT8_OPS[op] or moved)
             layers.append(LayerPrecision(node.name, op, "int8" if int8 else "fp32"))
-    return PrecisionReport(tuple(layers), dict(sorted(Counter(node.op_type for node in built.node).items())))
+    counts = Counter(node.op_type for node in built.node)
+    int8 = sum(_is_int8(node) or (node.op_type == "MaxPool" and node.input[0] in integers) for node in built.node)
+    return PrecisionReport(
+        tuple(layers), dict(sorted(counts.items())), Proportion(int8, len(built.node) - sum(counts[op] for op in MOVES))
+    )
 
 
 def _integer_values(built: Any) -> set[str]:
@@ -151,6 +160,11 @@ def _integer_values(built: Any) -> set[str]:
         if makes or (node.op_type in ("Transpose", "MaxPool", "Reshape") and node.input[0] in integers):
             integers.update(node.output)
     return integers
+
+
+def _is_int8(node: Any) -> bool:
+    """Whether a node of the optimized graph computes with integers."""
+    return node.op_type.startswith("QLinear") or any(node.op_type in ops for ops in INT8_OPS.values())
 
 
 def _stem(name: str) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rescompress.artifact import Artifact
 from rescompress.errors import BackendMissing, InputRefused
 from rescompress.schemes import OPENVINO
-from rescompress.spec import LayerPrecision, ModelSpec, PrecisionReport
+from rescompress.spec import LayerPrecision, ModelSpec, PrecisionReport, Proportion
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,6 +40,7 @@ BUILT = {
     "pool": ("Pooling", "Reduce"),
 }
 """Layers of the compiled model that an op may have become, the likeliest first."""
+COMPUTING = tuple({name for names in BUILT.values() for name in names})
 NO_WORK = ("Const", "Input", "Output", "Reorder", "Reshape")
 """Layers of the compiled model that only hold or move values."""
 INTEGERS = ("u8", "i8")
@@ -67,13 +68,17 @@ def export(model: "nn.Module", spec: ModelSpec, folder: Path) -> str:
         folder: an empty folder.
 
     Raises:
-        InputRefused: the exporter can't express the model, or OpenVINO can't read what it wrote.
+        InputRefused: the model's ranges are found at run time, or OpenVINO can't read what the exporter wrote.
     """
     import openvino
     from openvino._offline_transformations import apply_moc_transformations
 
-    from rescompress import onnx_writing
+    from rescompress import fakequant, onnx_writing
 
+    if any(site.dynamic for site in fakequant.sites_of(model)):
+        raise InputRefused(
+            "OpenVINO computes in float where ranges are found at run time.", "Quantize with int8, or export to onnx."
+        )
     content = onnx_writing.proto_of(model, spec, OPSET).SerializeToString(deterministic=True)
     try:
         network = openvino.Core().read_model(content)
@@ -147,7 +152,8 @@ def audit(artifact: Artifact) -> PrecisionReport:
             int8 = bool(now) and all(layer["runtimePrecision"] in INTEGERS for layer in now)
             layers.append(LayerPrecision(name, kind, "int8" if int8 else "fp32"))
     counts = Counter(f"{layer['layerType']} {layer['runtimePrecision']}" for layer in working)
-    return PrecisionReport(tuple(layers), dict(sorted(counts.items())))
+    computing = sum(layer["runtimePrecision"] in INTEGERS and layer["layerType"] in COMPUTING for layer in working)
+    return PrecisionReport(tuple(layers), dict(sorted(counts.items())), Proportion(computing, len(working)))
 
 
 def _info(op: Any) -> dict[str, str]:
