@@ -66,34 +66,6 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
-class QuantScheme:
-    """What one runtime wants of an INT8 graph. Facts about the runtime, not choices of the user.
-
-    Attributes:
-        runtime: the backend whose facts these are.
-        activation_dtype: integer type of activations.
-        symmetric_activations: the zero-point of activations is 0.
-        per_channel_weights: one weight scale per output channel, else one per tensor.
-        quantized_ops: graph ops whose activation inputs become INT8.
-        passing_ops: ops that only move values: their output keeps the scale of their input.
-        closed_ops: quantized ops that run in INT8 only if their output, after ReLU, is INT8 too.
-        add_inputs: which inputs of a residual add become INT8: both, or only the shortcut, where the runtime computes
-            the add inside the convolution that makes the other input.
-        quantized_logits: the logits become INT8 too, because the layer that makes them is closed; else they stay float.
-    """
-
-    runtime: str
-    activation_dtype: Literal["uint8", "int8"]
-    symmetric_activations: bool
-    per_channel_weights: bool
-    quantized_ops: tuple[str, ...]
-    passing_ops: tuple[str, ...]
-    closed_ops: tuple[str, ...] = ()
-    add_inputs: Literal["both", "shortcut"] = "both"
-    quantized_logits: bool = False
-
-
-@dataclass(frozen=True)
 class Proportion:
     """So many of so many."""
 

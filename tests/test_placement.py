@@ -10,7 +10,7 @@ from rescompress.errors import RecipeError
 from rescompress.fakequant import Site
 from rescompress.placement import hindered, place
 from rescompress.schemes import SCHEMES as FACTS
-from rescompress.spec import QuantScheme
+from rescompress.schemes import QuantScheme
 from tests.networks import captured, quantized
 
 pytestmark = pytest.mark.xdist_group("placement")

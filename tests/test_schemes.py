@@ -8,8 +8,7 @@ import pytest
 from rescompress import backends
 from rescompress.errors import RecipeError
 from rescompress.graph import OPS
-from rescompress.schemes import CPU, SCHEMES, scheme_for
-from rescompress.spec import QuantScheme
+from rescompress.schemes import CPU, SCHEMES, QuantScheme, scheme_for
 
 
 @pytest.mark.parametrize("runtime", SCHEMES)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from rescompress import catalog
 from rescompress.artifact import Artifact
 from rescompress.errors import BackendMissing
-from rescompress.spec import ModelSpec, PrecisionReport, QuantScheme
+from rescompress.schemes import QuantScheme
+from rescompress.spec import ModelSpec, PrecisionReport
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,7 +7,7 @@ from torch import fx, nn
 
 from rescompress import fakequant, graph
 from rescompress.placement import place
-from rescompress.spec import QuantScheme
+from rescompress.schemes import QuantScheme
 
 _STEP, _MIDDLE = 1 / 32, 128
 

@@ -13,7 +13,7 @@ from rescompress.quantization import OBSERVERS
 from rescompress.quantization.grid import Grid
 from rescompress.quantization.histogram import Histogram
 from rescompress.quantization.ranges import mse_scale, set_activation, set_ranges, set_weight
-from rescompress.spec import QuantScheme
+from rescompress.schemes import QuantScheme
 from tests.networks import custom
 from tests.test_placement import SCHEMES
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rescompress.spec import QuantScheme
+from rescompress.schemes import QuantScheme
 
 NANOSECONDS = 0.01
 SCHEME = QuantScheme("counting", "uint8", False, True, ("conv", "linear", "add"), (), ("conv", "add"))
