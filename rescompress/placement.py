@@ -81,7 +81,7 @@ def _has_weights(node: fx.Node) -> bool:
     """Whether a node meets what comes from the images with a matrix, or more, of parameters."""
     sources = [source.meta.get("val") for source in node.all_input_nodes if source.op == "get_attr"]
     weighted = graph.op_of(node) in LAYERS or any(value is not None and value.dim() > 1 for value in sources)
-    return weighted and any(source.op == "placeholder" for source in _ancestors(node))
+    return weighted and _from_images(node)
 
 
 def _hindrance(node: fx.Node, scheme: QuantScheme, static: bool) -> str:
@@ -96,7 +96,7 @@ def _hindrance(node: fx.Node, scheme: QuantScheme, static: bool) -> str:
             return f"it makes the logits, and {scheme.runtime} has no {op} in INT8 that writes float"
         return ""
     if op in scheme.quantized_ops:
-        if op in ("add", "mul") and len(graph.inputs_of(node)) < 2:
+        if op in ("add", "mul") and len(_sources(node)) < 2:
             return "it has one input"
         logits = op in scheme.closed_ops and not scheme.quantized_logits and _makes_logits(node, scheme)
         return "it makes the logits" if logits else ""
@@ -141,14 +141,14 @@ def _static(traced: fx.GraphModule, chosen: list[fx.Node], scheme: QuantScheme) 
 
 def _at_run_time(traced: fx.GraphModule, chosen: list[fx.Node], _: QuantScheme) -> tuple[Site, ...]:
     """Sites of activations whose ranges each run finds out; every value has its own."""
-    read = {source for node in chosen for source in graph.inputs_of(node)}
+    read = {source for node in chosen for source in _sources(node)}
     names = [graph.name_of(node) for node in traced.graph.nodes if node in read]
     return tuple(Site(name, name, "uint8", dynamic=True) for name in names)
 
 
 def _integer_inputs(node: fx.Node, scheme: QuantScheme) -> list[fx.Node]:
     """The activations that a node reads as integers."""
-    sources = graph.inputs_of(node)
+    sources = _sources(node)
     if graph.op_of(node) != "add" or scheme.add_inputs == "both":
         return sources
     fusable = [source for source in sources if graph.op_of(source) == "conv" and len(source.users) == 1]
@@ -170,6 +170,15 @@ def _shortcut(sources: list[fx.Node]) -> fx.Node:
         return sum(graph.op_of(node) in LAYERS for node in own), len(own)
 
     return min(reversed(sources), key=length)
+
+
+def _sources(node: fx.Node) -> list[fx.Node]:
+    """The activations that a node reads; what is computed from parameters alone is a constant."""
+    return [source for source in graph.inputs_of(node) if _from_images(source)]
+
+
+def _from_images(node: fx.Node) -> bool:
+    return any(source.op == "placeholder" for source in _ancestors(node))
 
 
 def _ancestors(node: fx.Node) -> Iterator[fx.Node]:

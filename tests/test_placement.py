@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from torch import Tensor, fx, nn
 
 from rescompress import fakequant, graph
@@ -201,3 +202,21 @@ def test_a_shared_layer_runs_with_its_fake_quants() -> None:
     shared = [node.args[1] for node in convs if graph.name_of(node).startswith("shared")]
     assert len(shared) == 2
     assert all(fakequant.quantizer_behind(traced, weight) is not None for weight in shared)
+
+
+class Scaled(nn.Module):
+    """A branch times a learned vector, which is reshaped on the way, beside an identity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gamma = nn.Conv2d(3, 3, 1), nn.Parameter(torch.ones(3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images + self.conv(images) * self.gamma.view(1, 3, 1, 1)).mean((2, 3))
+
+
+def test_a_constant_is_no_activation(scheme: QuantScheme) -> None:
+    traced = graph.capture(Scaled().eval(), (3, 8, 8))
+    values = {site.value for site in place(traced, scheme)}
+    assert {"images", "conv.weight"} <= values
+    assert not any("reshape" in value or "gamma" in value for value in values)
