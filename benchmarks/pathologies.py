@@ -57,6 +57,7 @@ def streams(model: nn.Module, images: Tensor, most: int = POWER) -> nn.Module:
     return spoiled
 
 
+@torch.no_grad()
 def dead(model: nn.Module, _: Tensor) -> nn.Module:
     """Channels that nothing reads any more, one constant and one noisy in each block, left with huge BatchNorms."""
     spoiled, generator = copy.deepcopy(model), torch.Generator().manual_seed(2)
