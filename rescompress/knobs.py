@@ -60,6 +60,10 @@ class Folder:
         ((name, filled),) = self.check(value).items()
         return functools.partial(self._function(name), **filled)
 
+    def module(self, value: Choice) -> Any:
+        """The file itself."""
+        return catalog.load(self.package, value if isinstance(value, str) else only_item(value)[0])
+
     def _function(self, name: str) -> Callable[..., Any]:
         return cast(Callable[..., Any], getattr(catalog.load(self.package, name), self.entry))
 

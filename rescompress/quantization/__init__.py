@@ -1,89 +1,136 @@
-"""Post-training quantization to INT8: one calibration, then ranges and placement for one runtime's scheme."""
+"""Quantization to INT8: one calibration, then the placement, ranges and weights that one runtime's scheme wants."""
 
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from rescompress import backends, data, fakequant, graph, models, progress
+from rescompress import models, progress
 from rescompress.context import Context
-from rescompress.edits import edits
-from rescompress.errors import InputRefused
-from rescompress.knobs import Choice, Folder, Named, checked
-from rescompress.placement import place
-from rescompress.quantization.calibration import Histogram, Statistics, calibrate, gather
-from rescompress.quantization.ranges import set_ranges
+from rescompress.cpu import Cpu, kernels
+from rescompress.data import Data
+from rescompress.errors import RecipeError
+from rescompress.knobs import Choice, Folder, agreeing, checked
+from rescompress.placement import Kind, hindered, place
+from rescompress.quantization import checks
+from rescompress.quantization.calibration import Histogram, Statistics, calibrate
+from rescompress.quantization.qat import DEFAULT_QAT, QatSchedule, Scales
+from rescompress.quantization.ranges import WeightObserver
+from rescompress.quantization.work import Correction, Remedy, Work
+from rescompress.schemes import scheme_for
+from rescompress.sites import Site
 
 __all__ = ["Histogram", "Statistics", "calibrate", "place", "quantize"]
 
 OBSERVERS = Folder("rescompress.quantization.observers", "ranges_of")
-FEWEST_IMAGES = 16
-SAMPLE = 32
-"""Images on which the adaptive observer judges the layers' outputs."""
+ROUNDINGS = Folder("rescompress.quantization.roundings", "round_weights")
+Runtime = Literal["onnxruntime", "openvino", "tensorrt", "coreml", "litert"]
+
+
+def _agree(filled: Mapping[str, Any]) -> None:
+    """Refuse knobs that mean nothing together."""
+    static = filled["precision"] == "int8"
+    if not static and filled["calibration"] is not None:
+        raise RecipeError(f"precision {filled['precision']} has no activations to calibrate.", "Leave calibration out.")
+    if not static and filled["qat"] != "off":
+        raise RecipeError(f"qat trains INT8, not {filled['precision']}.", "Take precision int8.")
+    if not static and filled["weight_bits"] != 8:
+        raise RecipeError("weight_bits is for weights beside INT8 activations.", "Take precision w4, w8 or int8.")
 
 
 @checked
+@agreeing(_agree)
 def quantize(
     model: nn.Module,
     ctx: Context,
     *,
-    precision: Literal["int8"] = "int8",
-    runtime: Annotated[str, Named("rescompress.backends")] = "onnxruntime",
+    precision: Kind = "int8",
+    weight_bits: Literal[4, 8] = 8,
+    runtime: Runtime = "onnxruntime",
+    cpu: Cpu = "auto",
     observer: Annotated[Choice, OBSERVERS] = "percentile",
-    calibration_images: Annotated[int, Field(ge=FEWEST_IMAGES)] = 512,
-    batch: Annotated[int, Field(ge=1)] = 32,
+    weights: WeightObserver | None = None,
+    calibration: Path | None = None,
+    calibration_images: Annotated[int, Field(ge=checks.FEWEST)] = 512,
+    calibration_batch: Annotated[int, Field(ge=1)] = 8,
+    equalization: Remedy = "auto",
+    absorption: Remedy = "auto",
+    correction: Correction = "auto",
+    rounding: Annotated[Choice, ROUNDINGS] = "nearest",
+    first: bool = True,
+    classifier: bool = True,
+    float_layers: tuple[str, ...] = (),
+    max_drop: Annotated[float | None, Field(ge=0, le=100)] = None,
+    qat: Scales = "off",
+    schedule: QatSchedule = DEFAULT_QAT,
 ) -> nn.Module:
-    """Quantize weights and activations to INT8 after training (Jacob et al. 2017, arXiv:1712.05877).
+    """Quantize weights and activations to integers (Jacob et al. 2017, arXiv:1712.05877).
 
     The result is a captured graph with fake-quant modules where the runtime wants them. It runs in eager PyTorch, and
-    exporting it gives the same numbers as integers.
+    exporting it gives the same numbers as integers. What a network's own figures call for is done unasked.
 
     Args:
-        model: a float model; it is not edited.
+        model: a float model with its BatchNorms folded; it is not edited.
         ctx: where the calibration images come from.
-        precision: the integer type of weights and activations.
-        runtime: the backend whose scheme (signedness, symmetry, placement) is followed.
+        precision: INT8 weights and activations; activations by their range at run time; weights alone in 8 or 4 bits.
+        weight_bits: of the weights beside INT8 activations.
+        runtime: whose scheme (signedness, symmetry, placement) is followed.
+        cpu: the processor that it is made for; on x86 without VNNI, weights are kept from overflowing 16 bits.
         observer: how an activation's range is read off its histogram.
+        weights: what sets a weight's scale; none means mse for 4 bits, minmax for 8.
+        calibration: a file that calibrate wrote, of this very network and these images; none calibrates now.
         calibration_images: images of the calibration split that are shown to the network.
-        batch: images per calibration step; it doesn't change the result.
+        calibration_batch: images per calibration step; it changes the result by rounding only.
+        equalization: scale channels so that those of one value reach equally far; auto does where layers are ill.
+        absorption: move constant parts of channels past their ReLU; auto does where there are any.
+        correction: mend the means of the layers (empirical, analytic), or means and deviations (moments).
+        rounding: how weights are rounded.
+        first: quantize the first layer.
+        classifier: quantize the layer that makes the logits.
+        float_layers: names of layers, adds and pools that stay in float.
+        max_drop: most points of top-1 that may be lost on held-out images; the fewest layers go back to float for it.
+        qat: go on training with the rounding in the loop, scales fixed or learned too (LSQ).
+        schedule: how long and how hard QAT trains.
 
     Raises:
         InputRefused: the model has BatchNorms that were not folded, or too few or broken images.
-        RecipeError: there are no images.
+        RecipeError: there are no images, or knobs contradict each other.
     """
-    spec = models.spec_of(model)
-    images = _images(ctx, model, calibration_images, batch)
-    if fakequant.sites_of(model):
-        raise InputRefused("The model is quantized already.", "Start from the float model.")
-    traced = graph.capture(graph.clone(model).eval().cpu(), spec.input_shape)
-    if any(map(_folds, traced.graph.nodes)):
-        raise InputRefused("The model still has BatchNorms behind convolutions.", "Run fuse before quantize.")
-    sites = place(traced, backends.get(runtime).SCHEME)
-    watched = {site.quantizer for site in sites if not site.is_weight}
-    histograms = gather(traced, images, watched).histograms
-    traced.meta["edits"] = edits(model)
-    fakequant.insert(traced, sites)
-    sample = _images(ctx, model, SAMPLE, batch)
-    set_ranges(traced, histograms, OBSERVERS.bind(observer), sample)
-    return models.describe(traced, spec)
+    static, narrow = precision == "int8", precision == "w4" or weight_bits == 4
+    images = _images(ctx, static or ROUNDINGS.module(rounding).SHOWN, calibration_images)
+    if images is not None:
+        checks.matching(ctx.reference, images, models.spec_of(model).preprocessing)
+    work, made_for = Work(model, images), kernels(cpu)
+    scheme = scheme_for(runtime, made_for)
+    for line in hindered(work.traced, scheme, precision):
+        progress.note(f"quantize: {line}")
+
+    def placed(bare: fx.GraphModule, floats: Collection[str]) -> tuple[Site, ...]:
+        kept = (*float_layers, *floats)
+        how: dict[str, Any] = {"precision": precision, "weight_bits": weight_bits, "float_layers": kept}
+        return place(bare, scheme, first=first, classifier=classifier, **how)
+
+    if static:
+        work.remedy(equalization, absorption)
+        work.calibrate(calibration, calibration_images, calibration_batch)
+    work.place(placed, OBSERVERS.bind(observer), weights or ("mse" if narrow else "minmax"))
+    work.guard(made_for)
+    work.round(ROUNDINGS.bind(rounding), calibration_images, ctx.generator("rounding"))
+    if static:
+        work.correct(correction)
+    if max_drop is not None:
+        work.mix(max_drop, calibration_images)
+    if qat != "off":
+        work.train(ctx, schedule, qat)
+    work.guard(made_for, tell=False)
+    return models.describe(work.traced, models.spec_of(model))
 
 
-def _folds(node: fx.Node) -> bool:
-    """Whether a node is a BatchNorm that fuse would fold; one before a convolution stays, and stays in float."""
-    source = node.args[0] if graph.op_of(node) == "batch_norm" else None
-    return isinstance(source, fx.Node) and graph.op_of(source) == "conv" and len(source.users) == 1
-
-
-def _images(ctx: Context, model: nn.Module, count: int, batch: int) -> Iterator[Float[Tensor, "_ 3 h w"]]:
-    """Calibration images behind a progress bar; whether there are enough is found out at once."""
-    split = ctx.images("quantize").calibration
-    if len(split) < FEWEST_IMAGES:
-        raise InputRefused(
-            f"Calibration needs at least {FEWEST_IMAGES} images, but there are {len(split)}.",
-            "Add images to the calibration split.",
-        )
-    count = min(count, len(split))
-    steps = data.batches(split, models.spec_of(model).preprocessing, batch, count)
-    return (images for images, _ in progress.track(steps, "calibrate", -(-count // batch)))
+def _images(ctx: Context, needed: bool, count: int) -> Data | None:
+    """The labelled images, checked; None where there are none and none are needed."""
+    images = ctx.images("quantize") if needed else ctx.data
+    if images is not None and needed:
+        checks.images(images.calibration, count)
+    return images

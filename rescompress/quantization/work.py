@@ -1,0 +1,157 @@
+"""One network on its way to integers: the steps of quantizing, each in place, each saying what the report should."""
+
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, fx, nn
+
+from rescompress import data, fakequant, graph, models, progress
+from rescompress.context import Context
+from rescompress.cpu import Kernels
+from rescompress.data import Data
+from rescompress.edits import edits
+from rescompress.quantization import checks, saturation, sensitivity, statistics
+from rescompress.quantization.calibration import Statistics, collect
+from rescompress.quantization.channels import watch_channels
+from rescompress.quantization.correction import How, correct
+from rescompress.quantization.equalization import absorb, equalize
+from rescompress.quantization.guard import guard, pixel_extremes, sentence
+from rescompress.quantization.qat import train_quantized
+from rescompress.quantization.ranges import Observer, WeightObserver, set_ranges
+from rescompress.quantization.remedies import choose
+from rescompress.sites import Site
+from rescompress.training import Schedule
+
+Remedy = Literal["auto", "on", "off"]
+Correction = How | Literal["auto", "off"]
+Place = Callable[[fx.GraphModule, Collection[str]], tuple[Site, ...]]
+"""From a float graph and the layers that stay in float to the sites of all others."""
+SAMPLE, STEP = 32, 8
+"""Images on which layers are looked at one by one; so many at a time."""
+FEW = 4
+"""Images on which saturating kernels are simulated, which takes long."""
+HELD_OUT, LEAST_HELD_OUT = 1024, 256
+"""Images that judge which layers go back to float, and the fewest that are worth keeping apart for it."""
+
+
+class Work:
+    """A captured network and what is known of it.
+
+    Args:
+        model: a float model; a copy is worked on.
+        images: labelled images; None where nothing needs any.
+
+    Attributes:
+        traced: the network as it stands.
+
+    Raises:
+        InputRefused: the model is quantized already, or has BatchNorms that were not folded.
+    """
+
+    def __init__(self, model: nn.Module, images: Data | None) -> None:
+        self._spec = models.spec_of(model)
+        self.traced = graph.capture(graph.clone(model).eval().cpu(), self._spec.input_shape)
+        models.describe(self.traced, self._spec)
+        checks.network(self.traced)
+        self.traced.meta["edits"] = edits(model)
+        self._images = images
+        self._found = Statistics()
+        self._changed = self._ill = False
+
+    def shown(self, count: int) -> Iterator[Float[Tensor, "_ 3 h w"]]:
+        """The first calibration images, a few at a time; none where there are none."""
+        if self._images is None:
+            return iter(())
+        batches = data.batches(self._images.calibration, self._spec.preprocessing, STEP, count)
+        return (batch for batch, _ in batches)
+
+    def remedy(self, equalization: Remedy, absorption: Remedy) -> None:
+        """Give the float network the remedies that its figures call for, or that are asked for."""
+        channels = watch_channels(self.traced, self.shown(SAMPLE))
+        needed = choose(self.traced, channels)
+        self._ill = needed.correct
+        if equalization == "on" or (equalization == "auto" and needed.equalize):
+            progress.note(f"quantize: {needed.reasons['equalize']}")
+            self._changed = equalize(self.traced, channels) > 0
+            channels = watch_channels(self.traced, self.shown(SAMPLE)) if self._changed else channels
+        if absorption == "on" or (absorption == "auto" and needed.absorb):
+            progress.note(f"quantize: {needed.reasons['absorb']}")
+            self._changed |= absorb(self.traced, channels) > 0
+
+    def calibrate(self, file: Path | None, count: int, batch: int) -> None:
+        """Take the statistics from a file, or from the images.
+
+        Raises:
+            InputRefused: the file is of another network or of other images; or images are too few or broken.
+        """
+        assert self._images is not None
+        if file is not None and not self._changed:
+            self._found = statistics.load(file, statistics.origin_of(self.traced, self._images))
+            return
+        if file is not None:
+            progress.note(f"quantize: {file} is of the network before its channels were scaled; calibrated again.")
+        self._found = collect(self.traced, self._images, calibration_images=count, batch=batch)
+
+    def place(self, place: Place, observer: Observer, weights: WeightObserver) -> None:
+        """Put fake-quants where the scheme wants them, and set their scales."""
+        self._bare, self._place = graph.clone(self.traced), place
+        fakequant.insert(self.traced, place(self._bare, ()))
+        set_ranges(self.traced, self._found.histograms, observer, self.shown(SAMPLE), weights)
+
+    def guard(self, cpu: Kernels, *, tell: bool = True) -> None:
+        """Keep weights from overflowing 16 bits where the processor adds products in them."""
+        if cpu != "avx2":
+            return
+        before = graph.clone(self.traced) if tell else self.traced
+        channels = {**self._found.channels, graph.INPUT: pixel_extremes(self._spec.preprocessing)}
+        layers = guard(self.traced, channels, cpu)
+        sample = next(self.shown(FEW), None)
+        if layers and tell and sample is not None:
+            progress.note(sentence(layers, *(saturation.sqnr_db(each, sample[:FEW]) for each in (before, self.traced))))
+
+    def round(self, rounding: Callable[..., tuple[str, ...]], images: int, generator: torch.Generator) -> None:
+        """Decide for each weight whether it goes up or down."""
+        for line in rounding(self.traced, self.shown(images), generator):
+            progress.note(line)
+
+    def correct(self, how: Correction) -> None:
+        """Mend the means that rounding shifted, where that is asked for, or where layers were ill."""
+        if how == "off" or (how == "auto" and not self._ill):
+            return
+        correct(self.traced, torch.cat(list(self.shown(SAMPLE))), "empirical" if how == "auto" else how)
+
+    def mix(self, most_lost: float, seen: int) -> None:
+        """Give the fewest layers back to float with which no more points of top-1 are lost than may be.
+
+        Args:
+            most_lost: points of top-1 on held-out images.
+            seen: calibration images that the ranges are read off.
+        """
+        assert self._images is not None
+        split = self._images.calibration
+        apart = len(split) - seen >= LEAST_HELD_OUT
+        rows = range(seen, min(len(split), seen + HELD_OUT)) if apart else range(min(len(split), HELD_OUT))
+        if not apart:
+            progress.note(
+                "quantize: calibration's own images judge which layers stay in INT8, for there are no others."
+            )
+
+        def held_out() -> Iterator[tuple[Float[Tensor, "_ 3 h w"], Int[Tensor, " _"]]]:
+            return data.batches(split, self._spec.preprocessing, SAMPLE, rows=rows)
+
+        def placed(floats: Collection[str]) -> tuple[Site, ...]:
+            return self._place(self._bare, floats)
+
+        layers, trials = sensitivity.fewest_in_float(self.traced, placed, held_out, most_lost)
+        for line in sensitivity.told(trials, layers):
+            progress.note(line)
+        if layers:
+            weights = {name: tensor.detach() for name, tensor in self._bare.named_parameters()}
+            sensitivity.to_float(self.traced, placed(layers), weights)
+
+    def train(self, ctx: Context, schedule: Schedule, scales: Any) -> None:
+        """Go on training with the rounding in the loop."""
+        self.traced = train_quantized(self.traced, ctx, schedule, scales=scales)
