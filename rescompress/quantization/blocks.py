@@ -30,17 +30,20 @@ class Part:
 
 
 def parts(traced: fx.GraphModule, unit: Unit) -> list[Part]:
-    """The parts of a quantized model that together hold every quantized layer once, in order of execution.
+    """The parts of a quantized model that together hold every quantized weight once, in order of execution.
 
     A residual block is what lies between an addition and its immediate dominator, the last value that all ways to the
-    addition share, if there is no other addition between (Li et al. 2021, arXiv:2102.05426, reconstruct those).
+    addition share, if there is no other addition between and no way out (Li et al. 2021, arXiv:2102.05426, reconstruct
+    those). A weight that several layers share belongs to the first of them.
 
     Args:
         traced: a captured graph with fake-quants.
         unit: whether layers of a residual block belong together.
     """
     order = {node: place for place, node in enumerate(traced.graph.nodes)}
-    layers = [node for node in order if _is_quantized_layer(traced, node)]
+    last_first = [node for node in reversed(order) if _is_quantized_layer(traced, node)]
+    first_use = set({layer.args[1]: layer for layer in last_first}.values())
+    layers = [node for node in order if node in first_use]
     found: list[Part] = []
     if unit == "block":
         dominators = _immediate_dominators(traced)
@@ -89,7 +92,8 @@ def _block(node: fx.Node, dominators: dict[fx.Node, fx.Node | None], layers: lis
     inside = [other for other in missing(node, {entry: None}) if other in dominators]
     own = tuple(layer for layer in layers if layer in inside)
     additions = sum(graph.op_of(other) == "add" and len(graph.inputs_of(other)) > 1 for other in inside)
-    if additions > 1 or not own:
+    left = any(user not in inside for other in inside if other is not node for user in other.users)
+    if additions > 1 or left or not own:
         return []
     return [Part(_shared_name(own), entry, _behind_relu(node), own)]
 

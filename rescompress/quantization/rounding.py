@@ -17,6 +17,8 @@ from rescompress.quantization.blocks import Part, Unit, missing, parts
 GAMMA, ZETA = -0.1, 1.1
 """The sigmoid is stretched to these ends and cut at 0 and 1, so that 0 and 1 are reached."""
 BETA_FIRST, BETA_LAST = 20.0, 2.0
+ON_GRID = 1e-4
+"""Steps by which single precision may miss a grid point."""
 HELD_OUT = 8
 """One batch in so many judges the outcome and isn't learned from."""
 LARGEST_CACHE = 2**30
@@ -45,7 +47,7 @@ class AdaRound:
     images: Annotated[int, Field(ge=16)] = 512
     batch: Annotated[int, Field(ge=1)] = 8
     lr: Annotated[float, Field(gt=0)] = 0.05
-    regularization: Annotated[float, Field(gt=0)] = 0.1
+    regularization: Annotated[float, Field(gt=0)] = 3.0
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.2
     bias_lr: Annotated[float, Field(ge=0)] = 0.01
     unit: Unit = "block"
@@ -181,8 +183,10 @@ class _Rounding:
         zero = quantizer.zero_point.view(column)
         self.low, self.high = low - zero, high - zero
         steps = self.weight.detach() / self.scale
-        self.floor = steps.floor()
-        share = ((steps - self.floor) - GAMMA) / (ZETA - GAMMA)
+        # A weight that lies on the grid, such as a pruned one or a shortcut's 0 and 1, has nowhere else to go.
+        self.free = (steps - steps.round()).abs() > ON_GRID
+        self.floor = torch.where(self.free, steps.floor(), steps.round())
+        share = ((steps - self.floor).clamp(0, 1) - GAMMA) / (ZETA - GAMMA)
         self.v = torch.logit(share).requires_grad_()
         bias = layer.args[2] if len(layer.args) > 2 else None
         self.bias_node = bias if isinstance(bias, fx.Node) and learn_bias else None
@@ -197,7 +201,7 @@ class _Rounding:
 
     def values(self, up: Float[Tensor, "..."] | Bool[Tensor, "..."]) -> dict[fx.Node, Tensor]:
         """What the layer reads, given how far each weight is rounded up."""
-        weight = self.scale * torch.maximum(torch.minimum(self.floor + up, self.high), self.low)
+        weight = self.scale * torch.maximum(torch.minimum(self.floor + up * self.free, self.high), self.low)
         if self.bias_node is None:
             return {self.node: weight}
         return {self.node: weight, self.bias_node: self.bias.detach() + self.unit * self.shift}
