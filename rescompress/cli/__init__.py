@@ -20,6 +20,7 @@ VERBS = {
     "factorize": ("rescompress.factorization", "factorize"),
     "distill": ("rescompress.distillation", "distill"),
     "fuse": ("rescompress.fusion", "fuse"),
+    "calibrate": ("rescompress.cli.calibrated", "calibrate"),
     "quantize": ("rescompress.quantization", "quantize"),
     "export": ("rescompress.pipeline", "export"),
     "verify": ("rescompress.verification", "verify"),

@@ -10,10 +10,10 @@ import click
 
 from rescompress import catalog, progress, recipe
 from rescompress.cli import VERBS, show
+from rescompress.cli.arguments import chosen_model, data_flag, job_of, load_model, model_flags, open_data, out_flag
 from rescompress.cli.flags import options, values
 from rescompress.errors import RecipeError
 from rescompress.recipe import order
-from rescompress.recipe.overrides import read_value
 
 Body = Callable[..., None]
 
@@ -55,7 +55,7 @@ def _run() -> tuple[Body, list[click.Parameter]]:
 
     return body, [
         click.Argument(["recipe_"], metavar="RECIPE"),
-        _out(),
+        out_flag(),
         click.Option(
             ["--set", "sets"], multiple=True, metavar="KEY=VALUE", help="Override a value, as stages.prune.ratio=0.5."
         ),
@@ -82,13 +82,13 @@ def _stage(verb: str) -> tuple[Body, list[click.Parameter]]:
         if verb in order.NEEDS:
             steps.insert(0, order.NEEDS[verb])
         asked = {"seed": seed, "stages": steps, "max_accuracy_drop": max_accuracy_drop}
-        job = _job(verb, _chosen(model, given), data, export=to.split(",") if to else (), **asked)
+        job = job_of(verb, chosen_model(model, given), data, export=to.split(",") if to else (), **asked)
         show.report(pipeline.run(job, out))
 
     return body, [
-        *_model(),
+        *model_flags(),
         click.Option(["--to"], metavar="FORMAT[,FORMAT]", help="Export to these, and verify there."),
-        _out(),
+        out_flag(),
         click.Option(["--seed"], type=int, default=0, help="Every random choice is drawn from this."),
         click.Option(["--max-accuracy-drop"], type=float, help="Gate: most points of top-1 that may be lost."),
         *options(function),
@@ -107,14 +107,14 @@ def _inspect() -> tuple[Body, list[click.Parameter]]:
                 raise RecipeError("An ONNX graph is looked at, not run.", "Leave --data out.")
             found = inspection.inspect_onnx(model)
         else:
-            opened = _load(_chosen(model, given))
+            opened = load_model(chosen_model(model, given))
             knobs = values(inspection.inspect, {"images": images})
-            found = inspection.inspect(opened, _open(data, models.spec_of(opened)), **knobs)
+            found = inspection.inspect(opened, open_data(data, models.spec_of(opened)), **knobs)
         show.inspection(found)
         for path in write(found, out) if out else ():
             progress.note(str(path))
 
-    return body, [*_model(), _out(), *options(inspection.inspect)]
+    return body, [*model_flags(), out_flag(), *options(inspection.inspect)]
 
 
 def _convert() -> tuple[Body, list[click.Parameter]]:
@@ -122,12 +122,24 @@ def _convert() -> tuple[Body, list[click.Parameter]]:
         from rescompress import checkpoint
         from rescompress.pipeline.stages import spec_of
 
-        found = checkpoint.convert(model, target, spec_of(recipe.ModelChoice(**_chosen(model, given))))
+        found = checkpoint.convert(model, target, spec_of(recipe.ModelChoice(**chosen_model(model, given))))
         show.lines([f"{target}: {found or 'tensors of a network that no family knows'}"])
 
     target = click.Argument(["target"], type=click.Path(path_type=Path), metavar="OUT.safetensors")
-    model, *flags = _model()
+    model, *flags = model_flags()
     return body, [model, target, *flags]
+
+
+def _calibrate() -> tuple[Body, list[click.Parameter]]:
+    from rescompress.cli.calibrated import calibrate
+    from rescompress.quantization import calibration
+
+    def body(model: str, data: str | None, out: Path, **given: Any) -> None:
+        opened = load_model(chosen_model(model, given))
+        show.lines([calibrate(opened, data, out, **values(calibration.calibrate, given))])
+
+    file = click.Option(["-o", "--out"], required=True, type=click.Path(path_type=Path), help="File of the statistics.")
+    return body, [*model_flags(), file, *options(calibration.calibrate)]
 
 
 def _export() -> tuple[Body, list[click.Parameter]]:
@@ -137,12 +149,12 @@ def _export() -> tuple[Body, list[click.Parameter]]:
         from rescompress import pipeline
 
         targets = [{name: values(backends.get(name).export, given) or {}} for name in to.split(",")]
-        job = _job("export", _chosen(model, given), data, export=targets)
+        job = job_of("export", chosen_model(model, given), data, export=targets)
         show.report(pipeline.run(job, out))
 
     flags = [option for name in backends.names() for option in options(backends.get(name).export)]
     target = click.Option(["--to"], required=True, metavar="FORMAT[,FORMAT]", help="File formats or runtimes.")
-    return body, [*_model(), target, _out(), *flags]
+    return body, [*model_flags(), target, out_flag(), *flags]
 
 
 def _verify() -> tuple[Body, list[click.Parameter]]:
@@ -157,7 +169,7 @@ def _verify() -> tuple[Body, list[click.Parameter]]:
         source = reference or str(artifact / manifest.source)
         if not reference and not (manifest.source and Path(source).is_file()):
             raise RecipeError("The artifact doesn't say which checkpoint it came from.", "Name it with --reference.")
-        row = verify(artifact, checkpoint.load(source), _open(data, manifest.model), **values(verify, given))
+        row = verify(artifact, checkpoint.load(source), open_data(data, manifest.model), **values(verify, given))
         show.verification(row)
         if row.failures:
             raise GateFailed(row.failures[0], "Export the model again, or look for what changed in between.")
@@ -167,7 +179,7 @@ def _verify() -> tuple[Body, list[click.Parameter]]:
         click.Option(
             ["--reference"], metavar="CHECKPOINT", help="The model that was exported  [default: as the artifact says]"
         ),
-        _data(),
+        data_flag(),
         *options(verify),
     ]
 
@@ -181,7 +193,7 @@ def _benchmark() -> tuple[Body, list[click.Parameter]]:
         from rescompress.verification import sample_images
 
         spec = open_artifact(artifacts[0]).manifest.model
-        ring = sample_images(_open(data, spec), spec.preprocessing, 64)
+        ring = sample_images(open_data(data, spec), spec.preprocessing, 64)
         row, _ = benchmark(artifacts, ring, **values(benchmark, given))
         show.benchmark(row)
         if row.verdict == "INVALID" or (strict and row.verdict != "VALID"):
@@ -189,7 +201,7 @@ def _benchmark() -> tuple[Body, list[click.Parameter]]:
 
     return body, [
         click.Argument(["artifacts"], nargs=-1, required=True, type=click.Path(path_type=Path)),
-        _data(),
+        data_flag(),
         click.Option(["--strict"], is_flag=True, help="Leave with 6 unless the verdict is VALID."),
         *options(benchmark),
     ]
@@ -202,7 +214,7 @@ def _report() -> tuple[Body, list[click.Parameter]]:
         folder = out or (run if run.is_dir() else run.parent)
         show.lines(str(path) for path in reporting.write(reporting.read(run), folder))
 
-    return body, [click.Argument(["run"], type=click.Path(path_type=Path)), _out()]
+    return body, [click.Argument(["run"], type=click.Path(path_type=Path)), out_flag()]
 
 
 def _doctor() -> tuple[Body, list[click.Parameter]]:
@@ -238,6 +250,7 @@ _BODIES: dict[str, Callable[[], tuple[Body, list[click.Parameter]]]] = {
     "run": _run,
     "inspect": _inspect,
     "convert": _convert,
+    "calibrate": _calibrate,
     "export": _export,
     "verify": _verify,
     "benchmark": _benchmark,
@@ -246,52 +259,6 @@ _BODIES: dict[str, Callable[[], tuple[Body, list[click.Parameter]]]] = {
     "recipes": _recipes,
     "schema": _schema,
 }
-
-
-def _model() -> list[click.Parameter]:
-    return [
-        click.Argument(["model"], metavar="MODEL"),
-        click.Option(["--family"], help="Family of a state dict that doesn't fit by itself."),
-        click.Option(["--architecture"], help="Architecture of that state dict."),
-        click.Option(["--classes"], type=int, help="Outputs of its classifier."),
-        click.Option(["--builder"], metavar="MODULE:FUNCTION", help="Your own function that builds the network."),
-        _data(),
-    ]
-
-
-def _data() -> click.Option:
-    return click.Option(["--data"], metavar="NAME", help="Labelled images, as digits or '{imagefolder: {root: DIR}}'.")
-
-
-def _out() -> click.Option:
-    return click.Option(["-o", "--out"], type=click.Path(path_type=Path), help="Folder for everything that is written.")
-
-
-def _chosen(model: str, given: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's model from the flags of ``_model``, which leave the given ones."""
-    return {"checkpoint": model, **{name: given.pop(name) for name in ("family", "architecture", "classes", "builder")}}
-
-
-def _job(name: str, chosen: dict[str, Any], data: str | None, **asked: Any) -> recipe.Recipe:
-    """A recipe as a verb's flags say it."""
-    said = read_value(data, "--data") if data else None
-    return recipe.parse({"name": name, "model": chosen, "data": said, "benchmark": False, **asked})
-
-
-def _load(chosen: dict[str, Any]) -> Any:
-    from rescompress.pipeline.stages import open_origin
-
-    return open_origin(recipe.parse({"name": "inspect", "model": chosen})).model
-
-
-def _open(text: str | None, spec: Any) -> Any:
-    from rescompress import data
-    from rescompress.context import fit_data
-
-    if text is None:
-        return None
-    ((source, filled),) = recipe.DATA.check(read_value(text, "--data")).items()
-    return fit_data(data.load(source, spec.preprocessing, **filled), spec)
 
 
 def _first_comment(path: Path) -> str:

@@ -22,6 +22,8 @@ __all__ = ["BINS", "Histogram", "Statistics", "calibrate", "candidates", "collec
 
 SAVE_EVERY_S = 10.0
 """An interrupted calibration loses no more than this."""
+PIXELS, MOST = 2 * 224 * 224, 32
+"""Of a step's images, and their number: larger steps take memory and no less time."""
 
 
 @checked
@@ -31,7 +33,7 @@ def calibrate(
     file: Path | str | None = None,
     *,
     calibration_images: Annotated[int, Field(ge=checks.FEWEST)] = 512,
-    batch: Annotated[int, Field(ge=1)] = 8,
+    batch: Annotated[int | None, Field(ge=1)] = None,
 ) -> Statistics:
     """Show images to a float network once, and keep what every runtime's INT8 scheme and every observer may ask for.
 
@@ -41,7 +43,7 @@ def calibrate(
         file: what is kept, as ``.safetensors``. A calibration that was interrupted goes on from it, and so does one
             that is to see more of the same images; the bytes are those of a calibration that was never interrupted.
         calibration_images: images of the calibration split that are shown to the network.
-        batch: images per step. It changes the result by rounding only, the memory in proportion.
+        batch: images per step, which change the result by rounding only; None takes 2 of 224 pixels, 32 of 32 pixels.
 
     Raises:
         InputRefused: the model has BatchNorms that were not folded or is quantized already; there are too few or
@@ -50,7 +52,8 @@ def calibrate(
     """
     images = ctx.images("calibrate")
     spec = models.spec_of(model)
-    traced = graph.capture(graph.clone(model).eval().cpu(), spec.input_shape)
+    on_cpu = all(tensor.device.type == "cpu" for tensor in model.state_dict().values())
+    traced = graph.capture(model if on_cpu else graph.clone(model).cpu(), spec.input_shape)
     models.describe(traced, spec)
     checks.network(traced)
     checks.matching(ctx.reference, images, spec.preprocessing)
@@ -112,7 +115,7 @@ def collect(
     file: Path | str | None = None,
     *,
     calibration_images: int,
-    batch: int,
+    batch: int | None = None,
     watched: Collection[str] | None = None,
 ) -> Statistics:
     """Statistics of a captured network on the calibration split, behind a progress bar.
@@ -122,7 +125,7 @@ def collect(
         images: labelled images.
         file: where they are kept, and gone on from.
         calibration_images: how many images are shown, if there are so many.
-        batch: images per step.
+        batch: images per step; None lets their size decide.
         watched: stable names of values; None watches all candidates.
 
     Raises:
@@ -130,6 +133,7 @@ def collect(
     """
     split, preprocessing = images.calibration, models.spec_of(traced).preprocessing
     count = checks.images(split, calibration_images)
+    batch = batch or max(1, min(MOST, PIXELS // preprocessing.crop**2))
     watched = candidates(traced) if watched is None else watched
     origin = origin_of(traced, images) if file is not None else Origin()
     made = _begun(Path(file), origin, count, watched) if file is not None else Statistics()

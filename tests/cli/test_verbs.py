@@ -51,6 +51,7 @@ def arguments(trained, finished, quantized, tmp_path):
         "factorize": lambda: (trained, "--energy", 0.5, "--round-to", 4, *out),
         "distill": lambda: (trained, "--data", "digits", "--epochs", 1, "--loss", "{logits: {alpha: 0.5}}", *out),
         "fuse": lambda: (trained, *out),
+        "calibrate": lambda: (trained, "--data", "digits", "-o", tmp_path / "statistics.safetensors"),
         "quantize": lambda: ("--int8", trained, "--data", "digits", "--to", "onnx", "-o", copied(quantized[0])),
         "export": lambda: (trained, "--to", "onnx", "--opset", 20, *out),
         "verify": lambda: (artifacts / "02-quantize", "--data", "digits"),

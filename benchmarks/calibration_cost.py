@@ -1,0 +1,111 @@
+"""What calibrating ResNet-50 at 224 pixels costs: seconds and peak memory, ours beside ONNX Runtime and NNCF.
+
+    python benchmarks/calibration_cost.py ../shared/data [--images 32,128,512] [--cpus 1] [--cap-gb 8]
+        [--python nncf=PATH] [--only ours,nncf]
+
+Each calibration is a process of its own on the same CPUs, imports included. Ours watches every value that any runtime's
+scheme may ask for, from the photos' JPEGs to a file of statistics; peers go from normalized images in memory (0.6 MB
+each) to their INT8 model, since none of them keeps a calibration. A process that would pass the cap on its address
+space dies, and its row says so. A peer that isn't installed is left out by name. Results:
+``results/calibration_cost.json``.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from peers import networks
+
+import rescompress
+from rescompress import data, models
+from rescompress.benchmarking import machine
+from rescompress.context import Context
+from rescompress.data import InMemory
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "calibration_cost.json"
+TIMEOUT_S = 3600
+SCRIPTS = ROOT / "benchmarks" / "peers"
+NETWORK = networks.NETWORKS["resnet50"]
+TOOLS = {
+    "ours": ("rescompress, all values", "calibrating", ""),
+    "nncf": ("NNCF on OpenVINO", "nncf_openvino", "performance"),
+    "minmax": ("ORT min-max", "ort_static", "minmax"),
+    "entropy": ("ORT entropy", "ort_static", "entropy"),
+    "percentile": ("ORT percentile", "ort_static", "percentile"),
+}
+"""Name of the rows, script in ``peers/``, and what it is asked for."""
+
+
+def run(command: list[object], asked: argparse.Namespace) -> dict[str, Any]:
+    """What one process cost, or why it ended without having made anything."""
+
+    def confine() -> None:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: asked.cpus])
+        resource.setrlimit(resource.RLIMIT_AS, (int(asked.cap_gb * 1e9),) * 2)
+
+    begin = time.perf_counter()
+    words = list(map(str, command))
+    done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT_S, preexec_fn=confine)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()] or [f"status {done.returncode}"]
+        return {"died": said[-1][:200], "seconds": round(time.perf_counter() - begin, 1)}
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {name: found[name] for name in ("seconds", "cpu_s", "peak_mb", "versions")}
+
+
+def measure(asked: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
+    """A row per tool and number of images; the tools take turns, so that all meet the same neighbours."""
+    weights, packed = networks.weights(NETWORK, asked.folder, work), asked.folder / networks.PHOTOS
+    model = rescompress.load(weights)
+    rescompress.export(rescompress.fuse(model, Context()), "onnx", work / "fp32")
+    pixels, labels = networks.photos(packed)
+    pythons = dict(pair.split("=", 1) for pair in asked.python)
+    rows = []
+    for count in map(int, asked.images.split(",")):
+        steps = data.batches(InMemory(pixels, labels), models.spec_of(model).preprocessing, 32, count)
+        np.save(work / "images.npy", np.concatenate([images.numpy() for images, _ in steps]))
+        for key in asked.only.split(","):
+            name, script, variant = TOOLS[key]
+            (work / key).mkdir(exist_ok=True)
+            given = (weights, packed) if key == "ours" else (work / "fp32" / "model.onnx", work / "images.npy")
+            python = pythons.get(key, sys.executable)
+            cost = run([python, SCRIPTS / f"{script}.py", *given, work / key, variant or count], asked)
+            if str(cost.get("died")).startswith("ModuleNotFoundError"):
+                print(f"{name} is left out: {cost['died']}", flush=True)
+                continue
+            rows.append({"tool": name, "images": count, "cpus": asked.cpus, "cap_gb": asked.cap_gb, **cost})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    """Measure, and write the rows with the machine beside them; rows of other sizes and tools are kept."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="holds weights/ and imagenet/")
+    parser.add_argument("--images", default="32,128,512")
+    parser.add_argument("--only", default=",".join(TOOLS))
+    parser.add_argument("--cpus", type=int, default=1)
+    parser.add_argument("--cap-gb", type=float, default=8.0)
+    parser.add_argument("--python", action="append", default=[], metavar="TOOL=PATH")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(asked, Path(folder))
+    before = json.loads(RESULTS.read_text("utf-8"))["rows"] if RESULTS.is_file() else []
+    again = {(row["tool"], row["images"]) for row in rows}
+    kept = [row for row in before if (row["tool"], row["images"]) not in again]
+    rows = sorted(kept + rows, key=lambda row: (row["tool"], row["images"]))
+    found = {"rows": rows, "environment": vars(machine.environment())}
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
