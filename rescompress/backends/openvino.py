@@ -86,7 +86,7 @@ def export(model: "nn.Module", spec: ModelSpec, folder: Path) -> str:
     except RuntimeError as error:
         raise InputRefused(f"OpenVINO can't read the model: {_brief(error)}.", "Export to onnxruntime.") from None
     for place, op in enumerate(network.get_ordered_ops()):
-        if re.fullmatch(rf"{op.get_type_name()}_\d+", op.get_friendly_name()):
+        if re.fullmatch(r"[A-Z][A-Za-z]*_\d+", op.get_friendly_name()):
             op.set_friendly_name(f"{op.get_type_name()}_{place}")  # else it counts what this process made before
     openvino.save_model(network, folder / ENTRY, compress_to_fp16=False)
     return ENTRY
