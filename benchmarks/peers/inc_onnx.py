@@ -1,4 +1,7 @@
-"""Intel Neural Compressor's static quantization of an ONNX model; 2.6 is its last release that can. One variant."""
+"""Intel Neural Compressor 2.6 on an ONNX model: its last release that can. It needs numpy < 2 and onnx 1.16.
+
+There is one variant.
+"""
 
 from pathlib import Path
 from typing import Any
