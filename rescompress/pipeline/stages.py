@@ -128,14 +128,15 @@ def _run_stage(
     started = time.monotonic()
     label = f"{index:02d}-{step.stage}"
     file = folder.stages / f"{label}.safetensors"
-    if step.stage in order.TOGETHER:
+    together = order.together(step.stage, step.knobs)
+    if together:
         if processes.is_main():
             ctx = replace(ctx, scratch=folder.scratch(label, key))
         processes.wait()
         ctx = replace(ctx, scratch=folder.training / label)
     with progress.gathered() as notes:
-        if processes.is_main() or step.stage in order.TOGETHER:
-            with contextlib.nullcontext() if step.stage in order.TOGETHER else processes.apart():
+        if processes.is_main() or together:
+            with contextlib.nullcontext() if together else processes.apart():
                 model = _staged(step, folder, origin, rows, ctx)
             if processes.is_main():
                 checkpoint.save(model, file)

@@ -1,26 +1,25 @@
 """Quantization to INT8: one calibration, then the placement, ranges and weights that one runtime's scheme wants."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from torch import fx, nn
+from torch import nn
 
-from rescompress import models, progress
+from rescompress import models
 from rescompress.context import Context
 from rescompress.cpu import Cpu, kernels
 from rescompress.data import Data
 from rescompress.errors import RecipeError
 from rescompress.knobs import Choice, Folder, agreeing, checked
-from rescompress.placement import Kind, hindered, place
+from rescompress.placement import Kind, place
 from rescompress.quantization import checks
 from rescompress.quantization.calibration import Histogram, Statistics, calibrate
 from rescompress.quantization.qat import DEFAULT_QAT, QatSchedule, Scales
 from rescompress.quantization.ranges import WeightObserver
+from rescompress.quantization.target import Target
 from rescompress.quantization.work import Correction, Remedy, Work
-from rescompress.schemes import scheme_for
-from rescompress.sites import Site
 
 __all__ = ["Histogram", "Statistics", "calibrate", "place", "quantize"]
 
@@ -98,39 +97,27 @@ def quantize(
         InputRefused: the model has BatchNorms that were not folded, or too few or broken images.
         RecipeError: there are no images, or knobs contradict each other.
     """
-    static, narrow = precision == "int8", precision == "w4" or weight_bits == 4
-    images = _images(ctx, static or ROUNDINGS.module(rounding).SHOWN, calibration_images)
-    if images is not None:
-        checks.matching(ctx.reference, images, models.spec_of(model).preprocessing)
-    work, made_for = Work(model, images), kernels(cpu)
-    scheme = scheme_for(runtime, made_for)
-    for line in hindered(work.traced, scheme, precision):
-        progress.note(f"quantize: {line}")
-
-    def placed(bare: fx.GraphModule, floats: Collection[str]) -> tuple[Site, ...]:
-        kept = (*float_layers, *floats)
-        how: dict[str, Any] = {"precision": precision, "weight_bits": weight_bits, "float_layers": kept}
-        return place(bare, scheme, first=first, classifier=classifier, **how)
-
-    if static:
+    target = Target(precision, weight_bits, runtime, kernels(cpu), first, classifier, float_layers)
+    images = _images(ctx, model, target.static or ROUNDINGS.module(rounding).SHOWN, calibration_images)
+    work = Work(model, images, target)
+    if target.static:
         work.remedy(equalization, absorption)
         work.calibrate(calibration, calibration_images, calibration_batch)
-    work.place(placed, OBSERVERS.bind(observer), weights or ("mse" if narrow else "minmax"))
-    work.guard(made_for)
+    work.place(OBSERVERS.bind(observer), weights)
+    work.guard()
     work.round(ROUNDINGS.bind(rounding), calibration_images, ctx.generator("rounding"))
-    if static:
-        work.correct(correction)
+    work.correct(correction)
     if max_drop is not None:
         work.mix(max_drop, calibration_images)
     if qat != "off":
         work.train(ctx, schedule, qat)
-    work.guard(made_for, tell=False)
-    return models.describe(work.traced, models.spec_of(model))
+    return work.finished()
 
 
-def _images(ctx: Context, needed: bool, count: int) -> Data | None:
+def _images(ctx: Context, model: nn.Module, needed: bool, count: int) -> Data | None:
     """The labelled images, checked; None where there are none and none are needed."""
     images = ctx.images("quantize") if needed else ctx.data
     if images is not None and needed:
         checks.images(images.calibration, count)
+        checks.matching(ctx.reference, images, models.spec_of(model).preprocessing)
     return images

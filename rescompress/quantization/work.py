@@ -10,7 +10,6 @@ from torch import Tensor, fx, nn
 
 from rescompress import data, fakequant, graph, models, progress
 from rescompress.context import Context
-from rescompress.cpu import Kernels
 from rescompress.data import Data
 from rescompress.edits import edits
 from rescompress.quantization import checks, saturation, sensitivity, statistics
@@ -22,13 +21,12 @@ from rescompress.quantization.guard import guard, pixel_extremes, sentence
 from rescompress.quantization.qat import train_quantized
 from rescompress.quantization.ranges import Observer, WeightObserver, set_ranges
 from rescompress.quantization.remedies import choose
+from rescompress.quantization.target import Target
 from rescompress.sites import Site
 from rescompress.training import Schedule
 
 Remedy = Literal["auto", "on", "off"]
 Correction = How | Literal["auto", "off"]
-Place = Callable[[fx.GraphModule, Collection[str]], tuple[Site, ...]]
-"""From a float graph and the layers that stay in float to the sites of all others."""
 SAMPLE, STEP = 32, 8
 """Images on which layers are looked at one by one; so many at a time."""
 FEW = 4
@@ -43,6 +41,7 @@ class Work:
     Args:
         model: a float model; a copy is worked on.
         images: labelled images; None where nothing needs any.
+        target: what it is quantized for.
 
     Attributes:
         traced: the network as it stands.
@@ -51,13 +50,15 @@ class Work:
         InputRefused: the model is quantized already, or has BatchNorms that were not folded.
     """
 
-    def __init__(self, model: nn.Module, images: Data | None) -> None:
+    def __init__(self, model: nn.Module, images: Data | None, target: Target) -> None:
         self._spec = models.spec_of(model)
         self.traced = graph.capture(graph.clone(model).eval().cpu(), self._spec.input_shape)
         models.describe(self.traced, self._spec)
         checks.network(self.traced)
         self.traced.meta["edits"] = edits(model)
-        self._images = images
+        self._images, self._target = images, target
+        for line in target.hindered(self.traced):
+            progress.note(f"quantize: {line}")
         self._found = Statistics()
         self._changed = self._ill = False
 
@@ -95,19 +96,19 @@ class Work:
             progress.note(f"quantize: {file} is of the network before its channels were scaled; calibrated again.")
         self._found = collect(self.traced, self._images, calibration_images=count, batch=batch)
 
-    def place(self, place: Place, observer: Observer, weights: WeightObserver) -> None:
-        """Put fake-quants where the scheme wants them, and set their scales."""
-        self._bare, self._place = graph.clone(self.traced), place
-        fakequant.insert(self.traced, place(self._bare, ()))
-        set_ranges(self.traced, self._found.histograms, observer, self.shown(SAMPLE), weights)
+    def place(self, observer: Observer, weights: WeightObserver | None) -> None:
+        """Put fake-quants where the runtime wants them, and set their scales."""
+        self._bare = graph.clone(self.traced)
+        fakequant.insert(self.traced, self._target.sites(self._bare))
+        set_ranges(self.traced, self._found.histograms, observer, self.shown(SAMPLE), weights or self._target.weights)
 
-    def guard(self, cpu: Kernels, *, tell: bool = True) -> None:
+    def guard(self, *, tell: bool = True) -> None:
         """Keep weights from overflowing 16 bits where the processor adds products in them."""
-        if cpu != "avx2":
+        if self._target.cpu != "avx2":
             return
         before = graph.clone(self.traced) if tell else self.traced
         channels = {**self._found.channels, graph.INPUT: pixel_extremes(self._spec.preprocessing)}
-        layers = guard(self.traced, channels, cpu)
+        layers = guard(self.traced, channels, self._target.cpu)
         sample = next(self.shown(FEW), None)
         if layers and tell and sample is not None:
             progress.note(sentence(layers, *(saturation.sqnr_db(each, sample[:FEW]) for each in (before, self.traced))))
@@ -119,7 +120,7 @@ class Work:
 
     def correct(self, how: Correction) -> None:
         """Mend the means that rounding shifted, where that is asked for, or where layers were ill."""
-        if how == "off" or (how == "auto" and not self._ill):
+        if how == "off" or (how == "auto" and not self._ill) or not self._target.static:
             return
         correct(self.traced, torch.cat(list(self.shown(SAMPLE))), "empirical" if how == "auto" else how)
 
@@ -143,7 +144,7 @@ class Work:
             return data.batches(split, self._spec.preprocessing, SAMPLE, rows=rows)
 
         def placed(floats: Collection[str]) -> tuple[Site, ...]:
-            return self._place(self._bare, floats)
+            return self._target.sites(self._bare, floats)
 
         layers, trials = sensitivity.fewest_in_float(self.traced, placed, held_out, most_lost)
         for line in sensitivity.told(trials, layers):
@@ -155,3 +156,9 @@ class Work:
     def train(self, ctx: Context, schedule: Schedule, scales: Any) -> None:
         """Go on training with the rounding in the loop."""
         self.traced = train_quantized(self.traced, ctx, schedule, scales=scales)
+
+    def finished(self) -> fx.GraphModule:
+        """The quantized model; whatever moved weights after the guard looked at them is looked at once more."""
+        self.guard(tell=False)
+        models.describe(self.traced, self._spec)
+        return self.traced

@@ -2,7 +2,7 @@
 
 import functools
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from rescompress import catalog
@@ -30,8 +30,8 @@ BEFORE = (
 )
 """(earlier, later, why the later one can't go first)."""
 NEEDS = {"quantize": "fuse"}
-TOGETHER = ("fit", "distill")
-"""Stages that are one long training, which several processes share; the main process does the others alone."""
+TRAININGS = ("fit", "distill")
+"""Stages that are one long training."""
 
 
 def stage(name: str) -> Callable[..., Any]:
@@ -43,6 +43,11 @@ def stage(name: str) -> Callable[..., Any]:
     if name not in STAGES:
         raise RecipeError(f"There is no stage '{name}'.", catalog.suggest(str(name), list(STAGES)))
     return function(*STAGES[name])
+
+
+def together(name: str, knobs: Mapping[str, Any]) -> bool:
+    """Whether several processes share a stage, because it trains; the main process does the others alone."""
+    return name in TRAININGS or (name == "quantize" and knobs.get("qat", "off") != "off")
 
 
 def check_order(stages: Sequence[str]) -> None:

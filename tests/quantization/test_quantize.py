@@ -61,7 +61,7 @@ def test_weights_that_give_no_numbers_name_the_layer() -> None:
 def test_the_argument_is_not_edited() -> None:
     model = copy.deepcopy(fused("cifar", "resnet8"))
     before = snapshot(model)
-    made = quantize(model, context(), batch=8)
+    made = quantize(model, context(), calibration_batch=4)
     assert same(before, snapshot(model))
     assert not {p.data_ptr() for p in made.parameters()} & {p.data_ptr() for p in model.parameters()}
     assert models.spec_of(made) == models.spec_of(model)

@@ -1,0 +1,61 @@
+"""What a network is quantized for: the numbers it gets, the runtime and processor that will run it."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from torch import fx
+
+from rescompress.cpu import Kernels
+from rescompress.placement import Kind, hindered, place
+from rescompress.quantization.ranges import WeightObserver
+from rescompress.schemes import scheme_for
+from rescompress.sites import Site
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where integers are wanted; the fields are knobs of ``quantize``.
+
+    Attributes:
+        precision: what becomes integers.
+        weight_bits: of the weights beside INT8 activations.
+        runtime: whose scheme is followed.
+        cpu: kernels of the processor that it is made for.
+        first: quantize the first layer.
+        classifier: quantize the layer that makes the logits.
+        float_layers: what stays in float by name.
+    """
+
+    precision: Kind
+    weight_bits: int
+    runtime: str
+    cpu: Kernels
+    first: bool = True
+    classifier: bool = True
+    float_layers: tuple[str, ...] = ()
+
+    @property
+    def static(self) -> bool:
+        """Whether activations have ranges that calibration finds."""
+        return self.precision == "int8"
+
+    @property
+    def weights(self) -> WeightObserver:
+        """What sets a weight's scale unless somebody says otherwise: with few steps, clipping pays."""
+        return "mse" if self.precision == "w4" or self.weight_bits == 4 else "minmax"
+
+    def sites(self, bare: fx.GraphModule, floats: Collection[str] = ()) -> tuple[Site, ...]:
+        """Where fake-quants stand in a float graph if some more layers stay in float."""
+        return place(
+            bare,
+            scheme_for(self.runtime, self.cpu),
+            precision=self.precision,
+            weight_bits=4 if self.weight_bits == 4 else 8,
+            first=self.first,
+            classifier=self.classifier,
+            float_layers=(*self.float_layers, *floats),
+        )
+
+    def hindered(self, bare: fx.GraphModule) -> tuple[str, ...]:
+        """A sentence for each layer that can't be quantized."""
+        return hindered(bare, scheme_for(self.runtime, self.cpu), self.precision)
