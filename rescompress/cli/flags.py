@@ -96,7 +96,7 @@ def _choices(knob: Knob) -> str:
     for note in _notes(knob.annotation):
         if isinstance(note, (Folder, Named)):
             return " | ".join(catalog.names(note.package))
-    return " | ".join(get_args(kind)) if get_origin(kind) is Literal else ""
+    return " | ".join(map(str, get_args(kind))) if get_origin(kind) is Literal else ""
 
 
 def _limits(knob: Knob) -> str:

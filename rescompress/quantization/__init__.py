@@ -53,11 +53,11 @@ def quantize(
     weights: WeightObserver | None = None,
     calibration: Path | None = None,
     calibration_images: Annotated[int, Field(ge=checks.FEWEST)] = 512,
-    calibration_batch: Annotated[int, Field(ge=1)] = 8,
+    calibration_batch: Annotated[int | None, Field(ge=1)] = None,
     equalization: Remedy = "auto",
     absorption: Remedy = "auto",
     correction: Correction = "auto",
-    rounding: Annotated[Choice, ROUNDINGS] = "nearest",
+    rounding: Annotated[Choice | None, ROUNDINGS] = None,
     first: bool = True,
     classifier: bool = True,
     float_layers: tuple[str, ...] = (),
@@ -81,11 +81,11 @@ def quantize(
         weights: what sets a weight's scale; none means mse for 4 bits, minmax for 8.
         calibration: a file that calibrate wrote, of this very network and these images; none calibrates now.
         calibration_images: images of the calibration split that are shown to the network.
-        calibration_batch: images per calibration step; it changes the result by rounding only.
+        calibration_batch: images per calibration step; none takes what memory likes. It changes rounding only.
         equalization: scale channels so that those of one value reach equally far; auto does where layers are ill.
         absorption: move constant parts of channels past their ReLU; auto does where there are any.
         correction: mend the means of the layers (empirical, analytic), or means and deviations (moments).
-        rounding: how weights are rounded.
+        rounding: how weights are rounded; none means adaround for 4 bits where there are images, else nearest.
         first: quantize the first layer.
         classifier: quantize the layer that makes the logits.
         float_layers: names of layers, adds and pools that stay in float.
@@ -98,6 +98,7 @@ def quantize(
         RecipeError: there are no images, or knobs contradict each other.
     """
     target = Target(precision, weight_bits, runtime, kernels(cpu), first, classifier, float_layers)
+    rounding = rounding or ("adaround" if target.narrow and ctx.data is not None else "nearest")
     images = _images(ctx, model, target.static or ROUNDINGS.module(rounding).SHOWN, calibration_images)
     work = Work(model, images, target)
     if target.static:

@@ -40,9 +40,14 @@ class Target:
         return self.precision == "int8"
 
     @property
+    def narrow(self) -> bool:
+        """Whether weights have 4 bits: so few steps that clipping and learning how to round pay."""
+        return self.precision == "w4" or self.weight_bits == 4
+
+    @property
     def weights(self) -> WeightObserver:
-        """What sets a weight's scale unless somebody says otherwise: with few steps, clipping pays."""
-        return "mse" if self.precision == "w4" or self.weight_bits == 4 else "minmax"
+        """What sets a weight's scale unless somebody says otherwise."""
+        return "mse" if self.narrow else "minmax"
 
     def sites(self, bare: fx.GraphModule, floats: Collection[str] = ()) -> tuple[Site, ...]:
         """Where fake-quants stand in a float graph if some more layers stay in float."""

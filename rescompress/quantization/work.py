@@ -27,8 +27,8 @@ from rescompress.training import Schedule
 
 Remedy = Literal["auto", "on", "off"]
 Correction = How | Literal["auto", "off"]
-SAMPLE, STEP = 32, 8
-"""Images on which layers are looked at one by one; so many at a time."""
+SAMPLE, STEP, MOST = 32, 8, 512
+"""Images on which layers are looked at one by one; so many at a time; the most, of 32 pixels, that are held at once."""
 FEW = 4
 """Images on which saturating kernels are simulated, which takes long."""
 HELD_OUT, LEAST_HELD_OUT = 1024, 256
@@ -59,6 +59,7 @@ class Work:
         self._images, self._target = images, target
         for line in target.hindered(self.traced):
             progress.note(f"quantize: {line}")
+        self._origin = statistics.origin_of(self.traced, images) if images is not None else statistics.Origin()
         self._found = Statistics()
         self._changed = self._ill = False
 
@@ -82,15 +83,16 @@ class Work:
             progress.note(f"quantize: {needed.reasons['absorb']}")
             self._changed |= absorb(self.traced, channels) > 0
 
-    def calibrate(self, file: Path | None, count: int, batch: int) -> None:
+    def calibrate(self, file: Path | None, count: int, batch: int | None) -> None:
         """Take the statistics from a file, or from the images.
 
         Raises:
             InputRefused: the file is of another network or of other images; or images are too few or broken.
         """
         assert self._images is not None
+        if file is not None:
+            self._found = statistics.load(file, self._origin)
         if file is not None and not self._changed:
-            self._found = statistics.load(file, statistics.origin_of(self.traced, self._images))
             return
         if file is not None:
             progress.note(f"quantize: {file} is of the network before its channels were scaled; calibrated again.")
@@ -122,7 +124,9 @@ class Work:
         """Mend the means that rounding shifted, where that is asked for, or where layers were ill."""
         if how == "off" or (how == "auto" and not self._ill) or not self._target.static:
             return
-        correct(self.traced, torch.cat(list(self.shown(SAMPLE))), "empirical" if how == "auto" else how)
+        side = self._spec.preprocessing.crop
+        count = max(SAMPLE, min(MOST, MOST * 32**2 // side**2))
+        correct(self.traced, torch.cat(list(self.shown(count))), "empirical" if how == "auto" else how)
 
     def mix(self, most_lost: float, seen: int) -> None:
         """Give the fewest layers back to float with which no more points of top-1 are lost than may be.
@@ -160,5 +164,6 @@ class Work:
     def finished(self) -> fx.GraphModule:
         """The quantized model; whatever moved weights after the guard looked at them is looked at once more."""
         self.guard(tell=False)
+        fakequant.round_biases(self.traced)
         models.describe(self.traced, self._spec)
         return self.traced
