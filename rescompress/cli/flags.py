@@ -116,6 +116,8 @@ def _metavar(knob: Knob) -> str:
 
 
 def _notes(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return tuple(note for kind in get_args(annotation) for note in _notes(kind))
     return get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
 
 

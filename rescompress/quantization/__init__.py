@@ -57,7 +57,7 @@ def quantize(
     equalization: Remedy = "auto",
     absorption: Remedy = "auto",
     correction: Correction = "auto",
-    rounding: Annotated[Choice | None, ROUNDINGS] = None,
+    rounding: Annotated[Choice, ROUNDINGS] | None = None,
     first: bool = True,
     classifier: bool = True,
     float_layers: tuple[str, ...] = (),
