@@ -11,7 +11,7 @@ from rescompress import models
 from rescompress.context import Context
 from rescompress.cpu import Cpu, kernels
 from rescompress.data import Data
-from rescompress.errors import RecipeError
+from rescompress.errors import InputRefused, RecipeError
 from rescompress.knobs import Choice, Folder, agreeing, checked
 from rescompress.placement import Kind, place
 from rescompress.quantization import checks
@@ -36,7 +36,14 @@ def _agree(filled: Mapping[str, Any]) -> None:
     if not static and filled["qat"] != "off":
         raise RecipeError(f"qat trains INT8, not {filled['precision']}.", "Take precision int8.")
     if not static and filled["weight_bits"] != 8:
-        raise RecipeError("weight_bits is for weights beside INT8 activations.", "Take precision w4, w8 or int8.")
+        raise RecipeError("weight_bits is for weights beside INT8 activations.", "Take precision w4, or int8.")
+    remedies = [name for name in ("equalization", "absorption") if filled[name] == "on"]
+    remedies += ["correction"] if filled["correction"] not in ("auto", "off") else []
+    if not static and remedies:
+        fact = f"{remedies[0]} goes by what images do, which precision {filled['precision']} doesn't look at."
+        raise RecipeError(fact, f"Take precision int8, or leave {remedies[0]} out.")
+    if filled["qat"] == "off" and filled["schedule"] != DEFAULT_QAT:
+        raise RecipeError("schedule is for QAT, which is off.", "Set qat to fixed or learned, or leave schedule out.")
 
 
 @checked
@@ -49,7 +56,7 @@ def quantize(
     weight_bits: Literal[4, 8] = 8,
     runtime: Runtime = "onnxruntime",
     cpu: Cpu = "auto",
-    observer: Annotated[Choice, OBSERVERS] = "percentile",
+    observer: Annotated[Choice, OBSERVERS] = "mse",
     weights: WeightObserver | None = None,
     calibration: Path | None = None,
     calibration_images: Annotated[int, Field(ge=checks.FEWEST)] = 512,
@@ -94,12 +101,16 @@ def quantize(
         schedule: how long and how hard QAT trains.
 
     Raises:
-        InputRefused: the model has BatchNorms that were not folded, or too few or broken images.
+        InputRefused: the model has BatchNorms that were not folded, or too few or broken images; or it gives back maps,
+            and a drop of top-1 is limited.
         RecipeError: there are no images, or knobs contradict each other.
     """
     target = Target(precision, weight_bits, runtime, kernels(cpu), first, classifier, float_layers)
     rounding = rounding or ("adaround" if target.narrow and ctx.data is not None else "nearest")
-    images = _images(ctx, model, target.static or ROUNDINGS.module(rounding).SHOWN, calibration_images)
+    seen = target.static or ROUNDINGS.module(rounding).SHOWN
+    if max_drop is not None and models.spec_of(model).output != "logits":
+        raise InputRefused("max_drop goes by top-1, and this model gives back maps.", "Leave max_drop out.")
+    images = _images(ctx, model, seen or max_drop is not None, calibration_images, tell=not target.static)
     work = Work(model, images, target)
     if target.static:
         work.remedy(equalization, absorption)
@@ -115,10 +126,10 @@ def quantize(
     return work.finished()
 
 
-def _images(ctx: Context, model: nn.Module, needed: bool, count: int) -> Data | None:
-    """The labelled images, checked; None where there are none and none are needed."""
+def _images(ctx: Context, model: nn.Module, needed: bool, count: int, *, tell: bool) -> Data | None:
+    """The labelled images, checked; None where there are none and none are needed. Calibrating tells if they're few."""
     images = ctx.images("quantize") if needed else ctx.data
     if images is not None and needed:
-        checks.images(images.calibration, count)
+        checks.images(images.calibration, count, tell=tell)
         checks.matching(ctx.reference, images, models.spec_of(model).preprocessing)
     return images
