@@ -107,10 +107,7 @@ def quantize(
     """
     target = Target(precision, weight_bits, runtime, kernels(cpu), first, classifier, float_layers)
     rounding = rounding or ("adaround" if target.narrow and ctx.data is not None else "nearest")
-    seen = target.static or ROUNDINGS.module(rounding).SHOWN
-    if max_drop is not None and models.spec_of(model).output != "logits":
-        raise InputRefused("max_drop goes by top-1, and this model gives back maps.", "Leave max_drop out.")
-    images = _images(ctx, model, seen or max_drop is not None, calibration_images, tell=not target.static)
+    images = _images(ctx, model, target, rounding, max_drop, calibration_images)
     work = Work(model, images, target)
     if target.static:
         work.remedy(equalization, absorption)
@@ -126,10 +123,16 @@ def quantize(
     return work.finished()
 
 
-def _images(ctx: Context, model: nn.Module, needed: bool, count: int, *, tell: bool) -> Data | None:
-    """The labelled images, checked; None where there are none and none are needed. Calibrating tells if they're few."""
-    images = ctx.images("quantize") if needed else ctx.data
-    if images is not None and needed:
-        checks.images(images.calibration, count, tell=tell)
-        checks.matching(ctx.reference, images, models.spec_of(model).preprocessing)
+def _images(
+    ctx: Context, model: nn.Module, target: Target, rounding: Choice, max_drop: float | None, count: int
+) -> Data | None:
+    """The labelled images, checked; None where there are none and none are needed."""
+    spec = models.spec_of(model)
+    if max_drop is not None and spec.output != "logits":
+        raise InputRefused("max_drop goes by top-1, and this model gives back maps.", "Leave max_drop out.")
+    if not (target.static or ROUNDINGS.module(rounding).SHOWN or max_drop is not None):
+        return ctx.data
+    images = ctx.images("quantize")
+    checks.images(images.calibration, count, tell=not target.static)  # calibrating tells it by itself
+    checks.matching(ctx.reference, images, spec.preprocessing)
     return images

@@ -46,12 +46,13 @@ def network(traced: fx.GraphModule) -> None:
         raise InputRefused("The model still has BatchNorms behind convolutions.", "Run fuse before quantize.")
 
 
-def images(split: Split, wanted: int) -> int:
+def images(split: Split, wanted: int, *, tell: bool = True) -> int:
     """How many images calibration will see; it reads no more of them than it takes to find enough different ones.
 
     Args:
         split: calibration images.
         wanted: how many are asked for.
+        tell: note it where they are few.
 
     Raises:
         InputRefused: there are none, or fewer than 16 different ones that show anything.
@@ -69,7 +70,7 @@ def images(split: Split, wanted: int) -> int:
         among = f", and {plain} of one colour" if plain else ""
         fact = f"Calibration needs at least {FEWEST} different images, but among {count} there are {different}{among}."
         raise InputRefused(fact, remedy)
-    if count < ENOUGH:
+    if tell and count < ENOUGH:
         progress.note(f"Calibration sees {count} images; ranges vary less with {ENOUGH} and more.")
     return count
 

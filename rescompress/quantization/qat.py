@@ -76,16 +76,18 @@ def train_quantized(
     ctx: Context,
     schedule: Schedule,
     *,
+    exact: fx.GraphModule | None = None,
     scales: Literal["fixed", "learned"] = "learned",
     temperature: float = 4.0,
     alpha: float = 0.9,
 ) -> fx.GraphModule:
-    """A trained copy of a quantized model; its teacher is the same network in float, as it stands before.
+    """A trained copy of a quantized model, taught by the float network.
 
     Args:
         traced: a quantized model with its ranges set.
         ctx: where images, seed and device come from.
         schedule: how long and how hard to train.
+        exact: the float network; none takes the model with nothing rounded, where no weight was moved either.
         scales: whether the scales are trained too, or stay as calibration found them.
         temperature: softens both networks' logits.
         alpha: weight of the teacher against the labels.
@@ -97,7 +99,7 @@ def train_quantized(
     """
     spec = models.spec_of(traced)
     student = graph.clone(traced)
-    teacher = graph.clone(traced).to(ctx.device).requires_grad_(False)
+    teacher = graph.clone(traced if exact is None else exact).to(ctx.device).requires_grad_(False)
     if scales == "learned":
         _swap(student, FakeQuantize, LearnedFakeQuantize)
 

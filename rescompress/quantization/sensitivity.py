@@ -1,7 +1,10 @@
 """How much each layer in INT8 alone disturbs the network, and which of them go back to float."""
 
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeGuard
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +21,7 @@ Place = Callable[[Collection[str]], tuple[Site, ...]]
 """From the layers that stay in float to the sites of all others."""
 Labelled = Callable[[], Iterable[tuple[Float[Tensor, "_ 3 h w"], Int[Tensor, " _"]]]]
 """Batches of normalized images and their labels, each time anew."""
+NONE: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -47,21 +51,24 @@ class Trial:
 
 
 @torch.no_grad()
-def sensitivities(traced: fx.GraphModule, images: Float[Tensor, "n 3 h w"]) -> tuple[Sensitivity, ...]:
+def sensitivities(
+    traced: fx.GraphModule, images: Float[Tensor, "n 3 h w"], weights: Mapping[str, Tensor] = NONE
+) -> tuple[Sensitivity, ...]:
     """The quantized layers and adds, the most sensitive first: each alone has its weights and its inputs in INT8.
 
     Args:
         traced: a quantized model.
         images: normalized; a few dozen tell the order.
+        weights: of the float network, parameters by name, where rounding or correcting has moved them.
     """
-    with fakequant.passing(traced):
+    with in_float(traced, weights):
         truth = models.in_rows(traced(images)).numpy()
     found = []
     for node in progress.track([n for n in traced.graph.nodes if op_of(n) in STEPS], "sensitivity"):
         own = [fakequant.quantizer_behind(traced, source) for source in node.all_input_nodes]
         names = {quantizer.site.quantizer for quantizer in own if quantizer is not None}
         if names:
-            with fakequant.passing(traced, names):
+            with in_float(traced, weights, names):
                 alone = models.in_rows(traced(images)).numpy()
             found.append(Sensitivity(graph.name_of(node), metrics.sqnr_db(truth, alone)))
     return tuple(sorted(found, key=lambda each: each.sqnr_db))
@@ -69,7 +76,7 @@ def sensitivities(traced: fx.GraphModule, images: Float[Tensor, "n 3 h w"]) -> t
 
 @torch.no_grad()
 def fewest_in_float(
-    traced: fx.GraphModule, place: Place, held_out: Labelled, most_lost: float
+    traced: fx.GraphModule, place: Place, held_out: Labelled, most_lost: float, weights: Mapping[str, Tensor] = NONE
 ) -> tuple[tuple[str, ...], tuple[Trial, ...]]:
     """The layers that go back to float so that no more than so many points of top-1 are lost, as few as were found.
 
@@ -81,22 +88,23 @@ def fewest_in_float(
         place: where fake-quants stand if some layers stay in float.
         held_out: images that calibration hasn't seen.
         most_lost: points of top-1 against the float network on these images.
+        weights: of the float network, parameters by name, where rounding or correcting has moved them.
 
     Returns:
         The layers, and every step of the search in order; the first step has all layers in INT8.
     """
-    with fakequant.passing(traced):
+    with in_float(traced, weights):
         goal = _accuracy(traced, held_out).percent - most_lost - 1e-9
     trials: list[Trial] = []
 
     def holds(layers: Sequence[str]) -> bool:
-        with fakequant.passing(traced, {site.quantizer for site in place(layers)}):
+        with in_float(traced, weights, {site.quantizer for site in place(layers)}):
             trials.append(Trial(tuple(layers), _accuracy(traced, held_out)))
         return trials[-1].accuracy.percent >= goal
 
     if holds(()):
         return (), tuple(trials)
-    order = [each.layer for each in sensitivities(traced, next(iter(held_out()))[0])]
+    order = [each.layer for each in sensitivities(traced, next(iter(held_out()))[0], weights)]
     few, many = 0, len(order)
     while many - few > 1:
         middle = (few + many) // 2
@@ -106,6 +114,32 @@ def fewest_in_float(
         without = [other for other in chosen if other != layer]
         chosen = without if holds(without) else chosen
     return tuple(chosen), tuple(trials)
+
+
+@contextlib.contextmanager
+def in_float(traced: fx.GraphModule, weights: Mapping[str, Tensor], but: Collection[str] = ()) -> Iterator[None]:
+    """Let layers be what they would be in float: nothing is rounded, and their parameters are the float network's.
+
+    Args:
+        traced: a quantized model.
+        weights: of the float network, parameters by name; those that are missing stay as they are.
+        but: names of quantizers that go on rounding; a layer whose weights they round keeps its parameters.
+    """
+    moved = []
+    for node in traced.graph.nodes:
+        quantizer = fakequant.quantizer_behind(traced, node)
+        if quantizer is not None and quantizer.site.is_weight and quantizer.site.quantizer not in but:
+            moved += [source for user in node.users for source in (node.args[0], *user.args[2:3])]
+    tensors = {node: graph.tensor_of(traced, node) for node in moved if _known(node, weights)}
+    before = {node: tensor.detach().clone() for node, tensor in tensors.items()}
+    with torch.no_grad(), fakequant.passing(traced, but):
+        try:
+            for node, tensor in tensors.items():
+                tensor.copy_(weights[str(node.target)])
+            yield
+        finally:
+            for node, tensor in tensors.items():
+                tensor.copy_(before[node])
 
 
 def to_float(traced: fx.GraphModule, sites: Sequence[Site], weights: Mapping[str, Tensor]) -> None:
@@ -141,8 +175,12 @@ def told(trials: Sequence[Trial], layers: Sequence[str]) -> Iterator[str]:
         yield f"quantize: back in float: {', '.join(layers)}."
 
 
+def _known(node: object, weights: Mapping[str, Tensor]) -> TypeGuard[fx.Node]:
+    return isinstance(node, fx.Node) and node.op == "get_attr" and str(node.target) in weights
+
+
 def _restore(traced: fx.GraphModule, node: object, weights: Mapping[str, Tensor]) -> None:
-    if isinstance(node, fx.Node) and node.op == "get_attr" and str(node.target) in weights:
+    if _known(node, weights):
         with torch.no_grad():
             graph.tensor_of(traced, node).copy_(weights[str(node.target)])
 

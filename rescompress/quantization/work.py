@@ -76,11 +76,13 @@ class Work:
         needed = choose(self.traced, channels)
         self._ill = needed.correct
         if equalization == "on" or (equalization == "auto" and needed.equalize):
-            progress.note(f"quantize: {needed.reasons['equalize']}")
+            if needed.equalize:
+                progress.note(f"quantize: {needed.reasons['equalize']}")
             self._changed = equalize(self.traced, channels) > 0
             channels = watch_channels(self.traced, self.shown(SAMPLE)) if self._changed else channels
         if absorption == "on" or (absorption == "auto" and needed.absorb):
-            progress.note(f"quantize: {needed.reasons['absorb']}")
+            if needed.absorb:
+                progress.note(f"quantize: {needed.reasons['absorb']}")
             self._changed |= absorb(self.traced, channels) > 0
 
     def calibrate(self, file: Path | None, count: int, batch: int | None) -> None:
@@ -136,7 +138,7 @@ class Work:
             seen: calibration images that the ranges are read off.
         """
         assert self._images is not None
-        split = self._images.calibration
+        split, seen = self._images.calibration, max(seen, self._found.images)
         apart = len(split) - seen >= LEAST_HELD_OUT
         rows = range(seen, min(len(split), seen + HELD_OUT)) if apart else range(min(len(split), HELD_OUT))
         if not apart:
@@ -150,16 +152,16 @@ class Work:
         def placed(floats: Collection[str]) -> tuple[Site, ...]:
             return self._target.sites(self._bare, floats)
 
-        layers, trials = sensitivity.fewest_in_float(self.traced, placed, held_out, most_lost)
+        weights = {name: tensor.detach() for name, tensor in self._bare.named_parameters()}
+        layers, trials = sensitivity.fewest_in_float(self.traced, placed, held_out, most_lost, weights)
         for line in sensitivity.told(trials, layers):
             progress.note(line)
         if layers:
-            weights = {name: tensor.detach() for name, tensor in self._bare.named_parameters()}
             sensitivity.to_float(self.traced, placed(layers), weights)
 
     def train(self, ctx: Context, schedule: Schedule, scales: Any) -> None:
         """Go on training with the rounding in the loop."""
-        self.traced = train_quantized(self.traced, ctx, schedule, scales=scales)
+        self.traced = train_quantized(self.traced, ctx, schedule, exact=self._bare, scales=scales)
 
     def finished(self) -> fx.GraphModule:
         """The quantized model; whatever moved weights after the guard looked at them is looked at once more."""

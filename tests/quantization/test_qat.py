@@ -6,13 +6,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import fx
+from torch import Tensor, fx
 
 from rescompress import checkpoint, graph, models
+from rescompress.context import Context
 from rescompress.errors import GateFailed
 from rescompress.fakequant import FakeQuantize, Site, passing, sites_of
+from rescompress.quantization import qat
 from rescompress.quantization.qat import LearnedFakeQuantize, QatSchedule, train_quantized
-from tests.networks import context, noise, quantized
+from rescompress.spec import CIFAR
+from tests.networks import captured, context, noise, quantized
 
 BRIEF = QatSchedule(epochs=2, batch=16, augment="none", lr=0.01)
 
@@ -117,3 +120,34 @@ def test_an_exploding_loss_is_named() -> None:
 def test_the_teacher_is_the_float_network() -> None:
     model = quantized("cifar", "resnet8")
     assert 0 < error(model, graph.clone(model)) < error(coarse(model), graph.clone(model))
+
+
+def test_the_teacher_may_be_another_than_the_model_with_nothing_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where weights lie on a coarse grid already, the network that they came from teaches."""
+    model, heard = quantized("cifar", "resnet8"), []
+    exact = captured("cifar", "resnet8")
+    moved = graph.clone(model)
+    with torch.no_grad():
+        moved.get_submodule("conv1").weight.neg_()  # type: ignore[operator, union-attr]
+
+    def listen(mine: Tensor, taught: Tensor, *rest: object) -> Tensor:
+        heard.append(taught)
+        return mine.square().mean()
+
+    monkeypatch.setattr(qat, "softened", listen)
+    described = models.describe(moved, models.spec_of(model))
+    assert isinstance(described, fx.GraphModule)
+    once = replace(BRIEF, epochs=1, batch=32, lr=1e-9)
+    for teacher in (exact, None):
+        train_quantized(described, context(), once, exact=teacher)
+    with passing(described), torch.no_grad():
+        spoilt = described(heard_images(context()))
+    truth = exact(heard_images(context())).detach()
+    assert torch.allclose(*(t.sort(0).values for t in (heard[0], truth)), atol=1e-3)
+    assert torch.allclose(*(t.sort(0).values for t in (heard[1], spoilt)), atol=1e-3)
+
+
+def heard_images(ctx: Context) -> Tensor:
+    images = ctx.images("test").train.read(range(32)).float() / 255
+    mean, std = (torch.tensor(part).view(3, 1, 1) for part in (CIFAR.mean, CIFAR.std))
+    return (images - mean) / std

@@ -15,7 +15,7 @@ from rescompress.fakequant import FakeQuantize, sites_of
 from rescompress.fusion import fuse
 from rescompress.placement import place
 from rescompress.quantization import quantize
-from rescompress.quantization.sensitivity import fewest_in_float, sensitivities, to_float, told
+from rescompress.quantization.sensitivity import fewest_in_float, in_float, sensitivities, to_float, told
 from rescompress.schemes import scheme_for
 
 SCHEME = scheme_for("onnxruntime", "vnni")
@@ -107,3 +107,24 @@ def test_all_back_is_the_float_network(digits: tuple[fx.GraphModule, Context]) -
     with torch.no_grad(), fakequant.passing(model):
         assert torch.equal(made(images), model(images))
     assert sites_of(made) == ()
+
+
+def test_what_rounding_moved_is_judged_against_the_float_network(digits: tuple[fx.GraphModule, Context]) -> None:
+    """Rounding that was learned badly is no part of the goal, and a layer in float has its float weights."""
+    model, ctx = digits
+    weights = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    moved = graph.clone(model)
+    with torch.no_grad():
+        moved.get_submodule("layer2.1.conv1").weight.neg_()
+    before = {name: tensor.detach().clone() for name, tensor in moved.named_parameters()}
+    layers, trials = fewest_in_float(
+        moved, functools.partial(placed, model), lambda: held_out(ctx, model), 1.0, weights
+    )
+    assert layers == ("layer2.1.conv1",)
+    assert trials[0].accuracy.percent < trials[-1].accuracy.percent
+    assert all(torch.equal(tensor, before[name]) for name, tensor in moved.named_parameters())
+    images = next(held_out(ctx, model))[0]
+    with torch.no_grad(), fakequant.passing(model):
+        truth = model(images)
+    with torch.no_grad(), in_float(moved, weights):
+        assert torch.equal(moved(images), truth)
