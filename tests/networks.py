@@ -10,15 +10,25 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
-from rescompress import graph, models
+from rescompress import fakequant, graph, models
 from rescompress.context import Context
 from rescompress.data import Data, InMemory
 from rescompress.fusion import fuse
+from rescompress.placement import place
 from rescompress.quantization import quantize
-from rescompress.spec import ModelSpec, Preprocessing
+from rescompress.schemes import ONNXRUNTIME, QuantScheme
+from rescompress.spec import ModelSpec, Precision, Preprocessing
 
 P = ParamSpec("P")
 T = TypeVar("T")
+KINDS: dict[Precision, dict[str, Any]] = {
+    "int8": {},
+    "w4a8": {"weight_bits": 4},
+    "dynamic": {"precision": "dynamic"},
+    "w8": {"precision": "w8"},
+    "w4": {"precision": "w4"},
+}
+"""How ``place`` is asked for each precision."""
 
 
 def cached(make: Callable[P, T]) -> Callable[P, T]:
@@ -73,6 +83,25 @@ def quantized(
     made = quantize(model, context(classes, models.spec_of(model).preprocessing.crop))
     assert isinstance(made, fx.GraphModule)
     return made
+
+
+def placed(kind: Precision, scheme: QuantScheme = ONNXRUNTIME) -> fx.GraphModule:
+    """A small network of this precision whose scales cover noise, made without calibration."""
+    model = graph.clone(captured("cifar", "resnet8"))
+    sites = place(model, scheme, **KINDS[kind])
+    found = graph.values(model)
+    fakequant.insert(model, sites)
+    for site in sites:
+        quantizer = fakequant.quantizer_of(model, site)
+        if site.is_weight:
+            rows = graph.tensor_of(model, found[site.value]).detach().flatten(1)
+            quantizer.scale.copy_(rows.abs().amax(1).clamp(min=1e-6) / site.limits[1])
+        elif not site.dynamic:
+            low, high = site.limits
+            middle = low if graph.op_of(found[site.value]) == "relu" else (low + high) // 2
+            quantizer.scale.fill_(1 / 16)
+            quantizer.zero_point.fill_(0 if site.symmetric else middle)
+    return model
 
 
 def enliven(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -1,7 +1,6 @@
 """INT4 and unsigned weights, weight-only layers, and activations whose range each run finds out."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,24 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from torch import Tensor, fx
+from torch import Tensor
 
-from rescompress import checkpoint, fakequant, graph, metrics, models
+from rescompress import checkpoint, fakequant, metrics, models
 from rescompress.cost import layer_costs
 from rescompress.edits import edits
 from rescompress.fakequant import Dtype, FakeQuantize, Site, rounded_at_run_time
-from rescompress.placement import place
 from rescompress.schemes import SCHEMES
-from tests.networks import captured, fused, noise
+from rescompress.spec import Precision
+from tests.networks import KINDS, captured, fused, noise, placed
 
 pytestmark = pytest.mark.xdist_group("placement")
-KINDS: dict[str, dict[str, Any]] = {
-    "int8": {},
-    "w4a8": {"weight_bits": 4},
-    "dynamic": {"precision": "dynamic"},
-    "w8": {"precision": "w8"},
-    "w4": {"precision": "w4"},
-}
 weights = st.sampled_from(["int8", "int4", "uint8"])
 tensors = arrays.arrays(
     np.float32,
@@ -107,30 +99,14 @@ def test_the_gradient_passes_straight_through_run_time_rounding() -> None:
     assert x.grad.tolist() == [0, 1, 2, 3]
 
 
-def made(kind: str, runtime: str = "onnxruntime") -> fx.GraphModule:
-    """A small network with such sites, and scales that cover noise."""
-    model = graph.clone(captured("cifar", "resnet8"))
-    sites = place(model, SCHEMES[runtime], **KINDS[kind])
-    found = graph.values(model)
-    fakequant.insert(model, sites)
-    for site in sites:
-        quantizer = fakequant.quantizer_of(model, site)
-        if site.is_weight:
-            rows = graph.tensor_of(model, found[site.value]).detach().flatten(1)
-            quantizer.scale.copy_(rows.abs().amax(1).clamp(min=1e-6) / site.limits[1])
-        elif not site.dynamic:
-            quantizer.scale.fill_(1 / 16)
-            quantizer.zero_point.fill_(0 if site.symmetric else sum(site.limits) // 2)
-    return model
-
-
 @pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def kind(request: pytest.FixtureRequest) -> Precision:
+    found: Precision = request.param
+    return found
 
 
-def test_each_kind_is_lowered_to_integers(kind: str) -> None:
-    model, images = made(kind), noise(captured("cifar", "resnet8"), 4)
+def test_each_kind_is_lowered_to_integers(kind: Precision) -> None:
+    model, images = placed(kind), noise(captured("cifar", "resnet8"), 4)
     lowered = fakequant.lower(model)
     with torch.no_grad():
         expected, found = model(images), lowered(images)
@@ -156,8 +132,8 @@ def test_unsigned_weights_are_lowered_without_wrapping() -> None:
     assert torch.equal(signed, unsigned)
 
 
-def test_each_kind_trains(kind: str) -> None:
-    model, images = made(kind), noise(captured("cifar", "resnet8"), 2)
+def test_each_kind_trains(kind: Precision) -> None:
+    model, images = placed(kind), noise(captured("cifar", "resnet8"), 2)
     torch.autograd.backward(model(images).square().sum())
     gradients = [weight.grad for name, weight in model.named_parameters() if name.endswith("weight")]
     assert all(gradient is not None and bool(gradient.abs().max() > 0) for gradient in gradients)
@@ -170,8 +146,8 @@ def test_each_kind_trains(kind: str) -> None:
         *(pytest.param(kind, runtime, marks=pytest.mark.slow) for kind in KINDS for runtime in ("tensorrt", "litert")),
     ],
 )
-def test_each_kind_comes_back_from_a_file_to_the_bit(kind: str, runtime: str, tmp_path: Path) -> None:
-    model, images = made(kind, runtime), noise(captured("cifar", "resnet8"))
+def test_each_kind_comes_back_from_a_file_to_the_bit(kind: Precision, runtime: str, tmp_path: Path) -> None:
+    model, images = placed(kind, SCHEMES[runtime]), noise(captured("cifar", "resnet8"))
     model.meta["edits"] = edits(fused("cifar", "resnet8"))
     checkpoint.save(model, tmp_path / "one.safetensors")
     loaded = checkpoint.load(tmp_path / "one.safetensors")
@@ -182,7 +158,7 @@ def test_each_kind_comes_back_from_a_file_to_the_bit(kind: str, runtime: str, tm
 
 
 def test_a_weight_in_int4_costs_half_a_byte() -> None:
-    eight, four = (layer_costs(made(kind)) for kind in ("w8", "w4"))
+    eight, four = (layer_costs(placed(kind)) for kind in ("w8", "w4"))
     for one, other in zip(eight, four, strict=True):
         assert (one.weight_bits, other.weight_bits) == (8, 4)
         count = one.params or one.macs // (other.output_shape[1] * other.output_shape[2])
