@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from rescompress.errors import InputRefused, ResourceExhausted
-from rescompress.spec import ModelSpec
+from rescompress.spec import ModelSpec, Precision
 
 MANIFEST = "manifest.json"
 SCHEMA = "rescompress.artifact/1"
@@ -31,7 +31,7 @@ class Manifest:
         label: the stage that it was exported from, such as ``04-quantize``.
         entry: the file that the runtime loads.
         files: SHA-256 of each file, by name.
-        precision: the precision that was asked for.
+        precision: what of the model is integers.
         source_sha256: SHA-256 of the checkpoint that was exported.
         key: digest of everything that the artifact depends on.
     """
@@ -40,7 +40,7 @@ class Manifest:
     tool_version: str
     backend: str
     label: str
-    precision: str
+    precision: Precision
     entry: str
     files: dict[str, str]
     model: ModelSpec

@@ -1,7 +1,10 @@
 """Which values of a network become integers, and which integers they may be."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
+
+from rescompress.spec import Precision
 
 Dtype = Literal["uint8", "int8", "int4", "int32"]
 LIMITS: dict[Dtype, tuple[int, int]] = {
@@ -68,3 +71,15 @@ class Site:
     def is_weight(self) -> bool:
         """Whether the value is a layer's weight, not an activation."""
         return self.value.endswith(".weight")
+
+
+def precision_of(sites: Collection[Site]) -> Precision:
+    """What of a model with such sites is integers."""
+    if not sites:
+        return "fp32"
+    if any(site.dynamic for site in sites):
+        return "dynamic"
+    narrow = any(site.dtype == "int4" for site in sites)
+    if all(site.is_weight for site in sites):
+        return "w4" if narrow else "w8"
+    return "w4a8" if narrow else "int8"

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "int8", "w4a8", "dynamic", "w8", "w4"]
+"""What of a model is integers: nothing; weights and activations, or with weights in 4 bits; weights, and activations by
+their range at run time; weights alone, in 8 or in 4 bits."""
 Verdict = Literal["VALID", "INDICATIVE", "INVALID"]
 Output = Literal["logits", "maps"]
 
@@ -164,6 +166,7 @@ class VerificationRow:
         sqnr_db: signal to quantization noise ratio of the artifact's logits, in dB (eager is the signal).
         agreement: images on which both name the same class; 0 of 0 where the model names none.
         inputs: ``test split`` or ``noise`` (seeded normal images, where no data is given).
+        precision: what of the exported model is integers; the thresholds are this precision's.
         failures: the thresholds that were crossed, a sentence each; empty means verified.
     """
 
@@ -175,6 +178,7 @@ class VerificationRow:
     max_abs: float
     sqnr_db: float
     agreement: Proportion
+    precision: Precision
     failures: tuple[str, ...]
 
 

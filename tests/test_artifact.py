@@ -238,13 +238,13 @@ def test_json_is_strict_whatever_the_value(value: Any) -> None:
 @pytest.mark.parametrize("number", [math.inf, -math.inf, 1.5, 1e-300])
 def test_a_row_comes_back_from_json(number: float) -> None:
     half = Proportion(1, 2)
-    row = VerificationRow("01-fit", "fake", "noise", None, half, 0.0, number, half, ("Too slow.",))
+    row = VerificationRow("01-fit", "fake", "noise", None, half, 0.0, number, half, "fp32", ("Too slow.",))
     assert TypeAdapter(VerificationRow).validate_json(artifact.to_json(row)) == row
 
 
 def test_no_number_comes_back_as_none() -> None:
     half = Proportion(1, 2)
-    row = VerificationRow("01-fit", "fake", "noise", None, half, 0.0, math.nan, half, ())
+    row = VerificationRow("01-fit", "fake", "noise", None, half, 0.0, math.nan, half, "fp32", ())
     back = TypeAdapter(VerificationRow).validate_json(artifact.to_json(row))
     assert math.isnan(back.sqnr_db)
     assert replace(back, sqnr_db=0.0) == replace(row, sqnr_db=0.0)

@@ -5,7 +5,11 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from rescompress.sites import Site
+from rescompress.placement import place
+from rescompress.schemes import SCHEMES
+from rescompress.sites import Site, precision_of
+from rescompress.spec import Precision
+from tests.networks import KINDS, captured
 
 
 @pytest.mark.parametrize(
@@ -43,3 +47,11 @@ def test_a_file_that_asks_for_what_no_runtime_has_is_refused(fields: dict[str, A
 def test_a_site_from_before_there_were_other_kinds_is_static() -> None:
     old = TypeAdapter(Site).validate_python({"value": "relu", "quantizer": "relu", "dtype": "uint8", "channels": None})
     assert old == Site("relu", "relu", "uint8")
+
+
+@pytest.mark.parametrize("runtime", SCHEMES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_sites_tell_what_is_integers(kind: Precision, runtime: str) -> None:
+    sites = place(captured("cifar", "resnet8"), SCHEMES[runtime], **KINDS[kind])
+    assert precision_of(sites) == kind
+    assert precision_of(()) == "fp32"

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from rescompress import checkpoint, fakequant, graph, models, verification
+from rescompress import backends, checkpoint, fakequant, graph, metrics, models, verification
 from rescompress.artifact import open_artifact, write_artifact
 from rescompress.context import Context
 from rescompress.errors import InputRefused, RecipeError
+from rescompress.pipeline.proof import export_artifact
 from rescompress.verification import verify
+from tests.networks import placed
 
 FLOAT, INT8 = "00-baseline", "05-quantize"
 
@@ -25,6 +27,21 @@ def pairs(finished):
         label: (folder / "artifacts" / "onnxruntime" / label, checkpoint.load(folder / f"stages/{label}.safetensors"))
         for label in (FLOAT, INT8)
     }
+
+
+def exported(model, backend, folder, label=INT8):
+    """An artifact of a model as a run writes it."""
+    return export_artifact(model, backend, {}, folder / label, label=label, source="", source_sha256="", key="").folder
+
+
+@pytest.fixture(scope="module", params=backends.names())
+def each(request, pairs, tmp_path_factory):
+    """A backend, and its own artifacts of the models that the tiny run made."""
+    if backends.get(request.param).missing():
+        pytest.skip(f"{request.param} is not installed")
+    folder = tmp_path_factory.mktemp(request.param)
+    made = {label: (exported(model, request.param, folder, label), model) for label, (_, model) in pairs.items()}
+    return request.param, made
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +92,12 @@ def swap(model):
     conv(model).copy_(conv(model)[torch.randperm(len(conv(model)), generator=torch.Generator().manual_seed(0))])
 
 
+def half_a_step(model):
+    for quantizer in model.modules():
+        if isinstance(quantizer, fakequant.FakeQuantize) and quantizer.site.is_weight:
+            quantizer.scale.mul_(1.1)
+
+
 def wrong_mean(model):
     model.layer1[0].bn1.running_mean.add_(0.5)
 
@@ -89,10 +112,12 @@ def lost_bias(model):
 
 
 @pytest.mark.parametrize("label", [FLOAT, INT8])
-def test_healthy_artifact_is_verified_on_noise(label, pairs):
+def test_healthy_artifact_is_verified_on_noise(label, each):
+    backend, pairs = each
     row = verify(*pairs[label], None)
     assert row.failures == ()
-    assert (row.label, row.backend, row.inputs) == (label, "onnxruntime", "noise")
+    assert (row.label, row.backend, row.inputs) == (label, backend, "noise")
+    assert row.precision == {FLOAT: "fp32", INT8: "int8"}[label]
     assert row.accuracy is row.reference_accuracy is None
     assert row.agreement.total == verification.NOISE_IMAGES
 
@@ -119,9 +144,28 @@ def test_other_weights_are_caught_in_float(change, pairs):
     assert verify(artifact, sabotaged(model, change), None).failures
 
 
+@pytest.mark.parametrize("kind", [pytest.param("w4a8", marks=pytest.mark.slow), "w4"])
+def test_other_precisions_have_thresholds_of_their_own(kind, tmp_path):
+    model = placed(kind)
+    fakequant.round_biases(model)
+    row = verify(exported(model, "onnxruntime", tmp_path), model, None)
+    assert (row.failures, row.precision) == ((), kind)
+    assert row.sqnr_db > verification.LEAST_SQNR_DB[kind] + 5
+    assert verify(exported(model, "onnxruntime", tmp_path / "same"), sabotaged(model, half_a_step), None).failures
+
+
+def test_ranges_of_a_whole_batch_are_no_dependence_that_eager_has_not(tmp_path):
+    model = placed("dynamic")
+    images = torch.from_numpy(verification.sample_images(None, models.spec_of(model).preprocessing, 64))
+    alone, together = models.predict(model, [images[:1]]), models.predict(model, [images])
+    least = metrics.sqnr_db(together[:1].numpy(), alone.numpy()) + 3
+    row = verify(exported(model, "onnxruntime", tmp_path), model, None, min_sqnr_db=least)
+    assert (row.failures, row.precision) == ((), "dynamic")
+
+
 @pytest.mark.parametrize("change", [double, swap])
-def test_other_weights_are_caught_in_int8(change, pairs):
-    artifact, model = pairs[INT8]
+def test_other_weights_are_caught_in_int8(change, each):
+    artifact, model = each[1][INT8]
     row = verify(artifact, sabotaged(model, change), None)
     assert "SQNR" in row.failures[0]
 

@@ -14,10 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rescompress import __version__, artifact, backends
+from rescompress import __version__, artifact, backends, fakequant
 from rescompress.artifact import SCHEMA, Manifest
 from rescompress.benchmarking.layers import LayerShape, Target
 from rescompress.benchmarking.standin import quantized_standin
+from rescompress.sites import precision_of
 from rescompress.spec import CIFAR, ModelSpec
 
 Shape = tuple[int, int, int]
@@ -79,7 +80,7 @@ def export(probe: Probe, target: Target, folder: Path) -> Path:
         model = quantized_standin(model, spec.input_shape, backend.SCHEME)
 
     def describe(entry: str, files: dict[str, str]) -> Manifest:
-        names = (target.backend, str(probe), target.precision, entry)
+        names = (target.backend, str(probe), precision_of(fakequant.sites_of(model)), entry)
         return Manifest(SCHEMA, __version__, *names, files, spec, "none", "0" * 64, "none")
 
     return artifact.write_artifact(folder, lambda empty: backend.export(model, spec, empty), describe).folder

@@ -15,6 +15,7 @@ from rescompress.benchmarking.method import Plan, launch
 from rescompress.benchmarking.standin import quantized_standin
 from rescompress.benchmarking.statistics import quiet
 from rescompress.errors import InputRefused
+from rescompress.sites import precision_of
 
 _LAUNCHES, _BLOCKS, _BLOCK_SECONDS = 3, 10, 0.03
 _IMAGES = 8
@@ -53,7 +54,7 @@ def _export(model: nn.Module, target: Target, folder: Path) -> Path:
         model = quantized_standin(model, spec.input_shape, backend.SCHEME)
 
     def describe(entry: str, files: dict[str, str]) -> Manifest:
-        names = (target.backend, folder.name, target.precision, entry)
+        names = (target.backend, folder.name, precision_of(fakequant.sites_of(model)), entry)
         return Manifest(SCHEMA, __version__, *names, files, spec, "none", "0" * 64, "none")
 
     return artifact.write_artifact(folder, lambda empty: backend.export(model, spec, empty), describe).folder

@@ -80,6 +80,7 @@ def verification(row: VerificationRow) -> None:
         ["SQNR", f"{row.sqnr_db:.1f} dB"],
         ["top-1 agreement", _percent(row.agreement)],
         ["inputs", row.inputs],
+        ["precision", row.precision],
         ["verdict", "; ".join(row.failures) or "verified"],
     ]
     table([row.label, row.backend], facts)

@@ -15,6 +15,7 @@ from rescompress.errors import InputRefused, RescompressError
 from rescompress.pipeline.folder import RunFolder
 from rescompress.pipeline.stages import load_stage
 from rescompress.recipe import Recipe
+from rescompress.sites import precision_of
 from rescompress.spec import ArtifactRow, BenchmarkRow, Environment, StageRow
 from rescompress.verification import audit, sample_images, verify
 
@@ -60,7 +61,7 @@ def export_artifact(
         return backends.require(backend).export(model, spec, empty, **filled)
 
     def describe(entry: str, files: dict[str, str]) -> Manifest:
-        precision = "int8" if fakequant.sites_of(model) else "fp32"
+        precision = precision_of(fakequant.sites_of(model))
         return Manifest(SCHEMA, __version__, backend, label, precision, entry, files, spec, source, source_sha256, key)
 
     return artifact.write_artifact(folder, fill, describe)

@@ -12,7 +12,9 @@ def meanings(report: RunReport) -> tuple[str, ...]:
         "their bit-widths; “File” is what the artifact takes on disk.",
         "SQNR is the signal to quantization noise ratio of the logits, eager PyTorch being the signal; max-abs is the "
         "largest difference of any logit.",
-        "The precision of a layer is read off the graph that the runtime optimized, not off the one that was exported.",
+        "“Integers” are what the exported file stores and asks for. "
+        "The precision of a layer is read off the graph that the runtime optimized: "
+        "weights alone, and weights in 4 bits, are turned into floats again before they are multiplied.",
     ]
     if report.benchmark:
         timing = report.benchmark

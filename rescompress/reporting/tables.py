@@ -56,9 +56,9 @@ def stage_table(report: RunReport) -> Table:
 
 def verification_table(report: RunReport) -> Table:
     """A row per artifact: how close it is to eager PyTorch and what precision it really has."""
-    columns = ("Artifact", "Verified", "Inputs", "Max-abs", "SQNR", "Top-1 agreement", "INT8 convs", "INT8 adds")
+    columns = ("Artifact", "Integers", "Verified", "Inputs", "Max-abs", "SQNR", "Top-1 agreement")
     rows = tuple(_verification_row(candidate) for candidate in candidates(report))
-    return Table((*columns, "Ops of the optimized graph"), rows)
+    return Table((*columns, "INT8 convs", "INT8 adds", "Ops of the optimized graph"), rows)
 
 
 def precision_table(artifact: ArtifactRow) -> Table:
@@ -78,8 +78,10 @@ def file_table(report: RunReport) -> Table:
 
 
 def notes(report: RunReport) -> tuple[str, ...]:
-    """What the stages had to say, a sentence each."""
-    return tuple(f"{stage.label}: {note}" for stage in report.stages for note in stage.notes)
+    """What the stages had to say, a sentence each; one that names its stage doesn't name it twice."""
+    return tuple(
+        f"{stage.label}: {note.removeprefix(f'{stage.stage}: ')}" for stage in report.stages for note in stage.notes
+    )
 
 
 def _stage_row(report: RunReport, stage: StageRow | None, candidate: Candidate | None) -> tuple[Cell, ...]:
@@ -120,6 +122,7 @@ def _verification_row(candidate: Candidate) -> tuple[Cell, ...]:
     agreement = Cell(wording.percent(row.agreement), wording.share(row.agreement, ""))
     return (
         Cell(artifact.label, artifact.backend),
+        Cell(wording.INTEGERS[row.precision]),
         Cell("failed" if row.failures else "yes"),
         Cell(row.inputs),
         Cell(wording.real(row.max_abs)),

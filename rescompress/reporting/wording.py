@@ -5,9 +5,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from rescompress.metrics import wilson
-from rescompress.spec import Proportion
+from rescompress.spec import Precision, Proportion
 
 MISSING = "not measured"
+INTEGERS: dict[Precision, str] = {
+    "fp32": "none",
+    "int8": "INT8",
+    "w4a8": "INT8, weights INT4",
+    "dynamic": "INT8, ranges at run time",
+    "w8": "weights, INT8",
+    "w4": "weights, INT4",
+}
+"""What of a model is integers, in words."""
 TIMES = "\N{MULTIPLICATION SIGN}"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 

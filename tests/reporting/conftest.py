@@ -91,6 +91,7 @@ def artifact(index: int, backend: str = "onnxruntime") -> ArtifactRow:
             max_abs=0.4137 if int8 else 3.2e-6 * index,
             sqnr_db=31.68 if int8 else math.inf if index == 0 else 118.4,
             agreement=Proportion(1789 if int8 else 1797, 1797),
+            precision="int8" if int8 else "fp32",
             failures=(),
         ),
     )
