@@ -7,10 +7,13 @@ import time
 import numpy as np
 import pytest
 
-from rescompress import errors, worker
+from rescompress import backends, errors, worker
+from rescompress.artifact import open_artifact
 from rescompress.errors import InputRefused, RescompressError, WorkerCrashed
+from rescompress.pipeline.proof import export_artifact
 from rescompress.spec import ModelSpec, Preprocessing
 from rescompress.worker import Worker
+from tests.networks import fused, noise
 
 SPEC = ModelSpec("none", "none", 4, Preprocessing(8, 8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
 IMAGES = np.random.default_rng(0).normal(size=(5, 3, 8, 8)).astype(np.float32)
@@ -39,6 +42,20 @@ def test_audit_comes_through(odd):
             "op_counts": {"QLinearConv": 1},
             "int8_nodes": {"correct": 0, "total": 0},
         }
+
+
+@pytest.mark.parametrize("name", backends.names())
+def test_a_real_runtime_answers_as_in_this_process(name, tmp_path):
+    backend, model = backends.get(name), fused("cifar", "resnet8")
+    if backend.missing():
+        pytest.skip(f"{name} is not installed")
+    export_artifact(model, name, {}, tmp_path / name, label=name, source="", source_sha256="", key="")
+    artifact, images = open_artifact(tmp_path / name), noise(model, 3).numpy()
+    with Worker(tmp_path / name) as session, backend.load(artifact, threads=1) as here:
+        np.testing.assert_array_equal(session.run(images), here.run(images))
+        session.hold(images)
+        assert min(session.time(0, batch=2, at_least=3)) > 0
+        assert len(session.audit()["layers"]) == len(backend.audit(artifact).layers)
 
 
 def test_times_come_in_nanoseconds(odd):
