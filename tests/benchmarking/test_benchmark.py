@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 
+from rescompress import backends
 from rescompress.benchmarking import benchmark
 from rescompress.benchmarking.validity import differs
 from rescompress.errors import InputRefused, RecipeError, WorkerCrashed
 from rescompress.knobs import knobs
+from rescompress.pipeline.proof import export_artifact
+from tests.networks import fused, noise
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +104,17 @@ def test_single_launch_has_no_interval_and_is_refused(spinning, images):
 
 def test_every_knob_has_its_help():
     assert all(knob.help for knob in knobs(benchmark))
+
+
+@pytest.mark.slow
+def test_every_runtime_of_the_folder_is_timed_in_one_run(tmp_path):
+    model = fused("cifar", "resnet8")
+    names = [name for name in backends.names() if not backends.get(name).missing()]
+    folders = [
+        export_artifact(model, name, {}, tmp_path / name, label=name, source="", source_sha256="", key="").folder
+        for name in names
+    ]
+    row, _ = benchmark(folders, noise(model, 4).numpy(), launches=2, blocks=2, block_seconds=0.01)
+    assert [latency.backend for latency in row.latencies] == names
+    assert all(0 < latency.min_ms <= latency.p50_ms for latency in row.latencies)
+    assert not [reason for reason in row.reasons if "output" in reason]
