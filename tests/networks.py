@@ -85,9 +85,15 @@ def quantized(
     return made
 
 
-def placed(kind: Precision, scheme: QuantScheme = ONNXRUNTIME) -> fx.GraphModule:
-    """A small network of this precision whose scales cover noise, made without calibration."""
-    model = graph.clone(captured("cifar", "resnet8"))
+def placed(
+    kind: Precision,
+    scheme: QuantScheme = ONNXRUNTIME,
+    family: str = "cifar",
+    architecture: str = "resnet8",
+    side: int | None = None,
+) -> fx.GraphModule:
+    """A network of this precision whose scales cover noise, made without calibration."""
+    model = graph.clone(captured(family, architecture, side=side))
     sites = place(model, scheme, **KINDS[kind])
     found = graph.values(model)
     fakequant.insert(model, sites)

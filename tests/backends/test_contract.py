@@ -14,7 +14,8 @@ from rescompress.backends import Backend
 from rescompress.errors import InputRefused
 from rescompress.metrics import sqnr_db
 from rescompress.quantization import quantize
-from tests.networks import cached, context, fused, noise
+from rescompress.schemes import ONNXRUNTIME
+from tests.networks import cached, context, fused, noise, placed
 
 pytestmark = pytest.mark.xdist_group("contract")
 
@@ -96,6 +97,21 @@ def test_weights_are_stored_in_one_byte_each(made: tuple[Backend, nn.Module, Art
     weights = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() > 1)
     size = max(path.stat().st_size for path in artifact.folder.iterdir() if path.suffix != ".xml")
     assert size < 2 * weights if fakequant.sites_of(model) else size > 4 * weights
+
+
+@pytest.mark.slow
+def test_int8_takes_little_more_than_a_quarter_of_the_space(name: str, tmp_path: Path) -> None:
+    """In small networks, names and scales weigh more: ResNet-20's ONNX file takes 0.281 of its FP32 file."""
+    sizes = []
+    for model in (
+        fused("torchvision", "resnet18", side=32),
+        placed("int8", ONNXRUNTIME, "torchvision", "resnet18", 32),
+    ):
+        folder = tmp_path / str(len(sizes))
+        folder.mkdir()
+        backends.get(name).export(model, models.spec_of(model), folder)
+        sizes.append(sum(path.stat().st_size for path in folder.iterdir()))
+    assert 0.25 < sizes[1] / sizes[0] <= 0.27
 
 
 def test_the_same_model_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
