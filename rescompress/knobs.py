@@ -10,7 +10,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ParamSpec, TypeVar, cast, get_type_hints
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import core_schema
@@ -140,12 +140,25 @@ def check(function: Callable[..., Any], values: Mapping[str, Any], where: str) -
     if not isinstance(values, Mapping):
         raise RecipeError(f"{where} takes knobs by name, not {values!r}.", f"Write {where}: {{knob: value}}.")
     try:
-        checked = model.model_validate(dict(values))
+        checked = model.model_validate({name: _as_word(value, model, name) for name, value in values.items()})
     except ValidationError as error:
         raise explain(error, where, tuple(model.model_fields)) from None
     filled = {name: getattr(checked, name) for name in model.model_fields}
     getattr(function, "agree", lambda _: None)(filled)
     return filled
+
+
+def _as_word(value: Any, model: type[BaseModel], name: Any) -> Any:
+    """``on`` and ``off`` where YAML has read them as true and false, and they are among a knob's choices."""
+    word = {True: "on", False: "off"}[value] if isinstance(value, bool) else None
+    known = _words(model.model_fields[name].annotation) if word and name in model.model_fields else set()
+    return word if word in known else value
+
+
+def _words(annotation: Any) -> set[Any]:
+    """The choices of a literal, or of a union of literals."""
+    parts = get_args(annotation)
+    return set(parts) if get_origin(annotation) is Literal else {word for part in parts for word in _words(part)}
 
 
 def agreeing(rule: Callable[[Mapping[str, Any]], None]) -> Callable[[Callable[P, R]], Callable[P, R]]:

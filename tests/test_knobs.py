@@ -185,3 +185,18 @@ def test_the_filled_knobs_of_every_stage_read_back(name: str) -> None:
     assert check(stage, filled, name) == filled
     assert check(stage, json.loads(json.dumps(plain(filled))), name) == filled
     json.dumps(json_schema(stage))
+
+
+def test_on_and_off_are_words_where_a_knob_has_them():
+    """YAML 1.1 reads them as true and false."""
+
+    def stage(
+        model, *, remedy: Literal["auto", "on", "off"] | Literal["x"] = "auto", flag: bool = True, text: str = ""
+    ):
+        """Do something."""
+
+    filled = knobs.check(stage, {"remedy": True, "flag": False}, "stage")
+    assert filled == {"remedy": "on", "flag": False, "text": ""}
+    assert knobs.check(stage, {"remedy": False}, "stage")["remedy"] == "off"
+    with pytest.raises(RecipeError, match="text must be"):
+        knobs.check(stage, {"text": True}, "stage")

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from rescompress import recipe
+from rescompress.recipe.order import STAGES, together
 
 FILES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 
@@ -40,3 +41,11 @@ def test_recipe_fits_the_schema(file):
         else:
             ((name, given),) = stage.items()
             assert set(given) <= set(mapping["properties"][name]["properties"])
+
+
+def test_what_trains_is_shared_by_all_processes():
+    assert [name for name in STAGES if together(name, {})] == ["fit", "distill"]
+    assert together("quantize", {"qat": "learned"})
+    assert together("quantize", {"qat": "fixed"})
+    assert not together("quantize", {"qat": "off"})
+    assert not together("prune", {"qat": "learned"})

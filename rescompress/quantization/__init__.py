@@ -115,9 +115,10 @@ def quantize(
     work.place(OBSERVERS.bind(observer), weights)
     work.guard()
     work.round(ROUNDINGS.bind(rounding), calibration_images, ctx.generator("rounding"))
-    work.correct(correction)
-    if max_drop is not None:
-        work.mix(max_drop, calibration_images)
+    if max_drop is None:
+        work.correct(correction)
+    else:
+        work.mix(max_drop, calibration_images, correction)
     if qat != "off":
         work.train(ctx, schedule, qat)
     return work.finished()

@@ -75,6 +75,26 @@ def sensitivities(
 
 
 @torch.no_grad()
+def holds(traced: fx.GraphModule, held_out: Labelled, most_lost: float, weights: Mapping[str, Tensor] = NONE) -> bool:
+    """Whether a quantized model loses no more points of top-1 than may be; says so if it does.
+
+    Args:
+        traced: a quantized model.
+        held_out: images that calibration hasn't seen.
+        most_lost: points of top-1 against the float network on these images.
+        weights: of the float network, parameters by name.
+    """
+    with in_float(traced, weights):
+        goal = _accuracy(traced, held_out)
+    found = _accuracy(traced, held_out)
+    kept = found.percent >= goal.percent - most_lost - 1e-9
+    if kept:
+        said = f"top-1 on {found.total} held-out images is {found.percent:.2f} %, {goal.percent:.2f} % in float"
+        progress.note(f"quantize: {said}; all layers stay in INT8.")
+    return kept
+
+
+@torch.no_grad()
 def fewest_in_float(
     traced: fx.GraphModule, place: Place, held_out: Labelled, most_lost: float, weights: Mapping[str, Tensor] = NONE
 ) -> tuple[tuple[str, ...], tuple[Trial, ...]]:
@@ -97,22 +117,22 @@ def fewest_in_float(
         goal = _accuracy(traced, held_out).percent - most_lost - 1e-9
     trials: list[Trial] = []
 
-    def holds(layers: Sequence[str]) -> bool:
+    def holds_with(layers: Sequence[str]) -> bool:
         with in_float(traced, weights, {site.quantizer for site in place(layers)}):
             trials.append(Trial(tuple(layers), _accuracy(traced, held_out)))
         return trials[-1].accuracy.percent >= goal
 
-    if holds(()):
+    if holds_with(()):
         return (), tuple(trials)
     order = [each.layer for each in sensitivities(traced, next(iter(held_out()))[0], weights)]
     few, many = 0, len(order)
     while many - few > 1:
         middle = (few + many) // 2
-        few, many = (few, middle) if holds(order[:middle]) else (middle, many)
+        few, many = (few, middle) if holds_with(order[:middle]) else (middle, many)
     chosen = order[:many]
     for layer in reversed(chosen[:-1]):
         without = [other for other in chosen if other != layer]
-        chosen = without if holds(without) else chosen
+        chosen = without if holds_with(without) else chosen
     return tuple(chosen), tuple(trials)
 
 
@@ -167,10 +187,9 @@ def to_float(traced: fx.GraphModule, sites: Sequence[Site], weights: Mapping[str
 
 
 def told(trials: Sequence[Trial], layers: Sequence[str]) -> Iterator[str]:
-    """The search in sentences."""
-    for trial in trials:
-        count = f"{len(trial.layers)} in float" if trial.layers else "all in INT8"
-        yield f"quantize: {count}: top-1 {trial.accuracy.percent:.2f} % of {trial.accuracy.total} held-out images."
+    """The search in two sentences: every step of it in order, and what it came to."""
+    steps = ", ".join(f"{len(trial.layers)}: {trial.accuracy.percent:.2f} %" for trial in trials)
+    yield f"quantize: top-1 on {trials[0].accuracy.total} held-out images by the number of layers in float: {steps}."
     if layers:
         yield f"quantize: back in float: {', '.join(layers)}."
 

@@ -130,12 +130,16 @@ class Work:
         count = max(SAMPLE, min(MOST, MOST * 32**2 // side**2))
         correct(self.traced, torch.cat(list(self.shown(count))), "empirical" if how == "auto" else how)
 
-    def mix(self, most_lost: float, seen: int) -> None:
-        """Give the fewest layers back to float with which no more points of top-1 are lost than may be.
+    def mix(self, most_lost: float, seen: int, how: Correction) -> None:
+        """Give the fewest layers back to float with which no more points of top-1 are lost than may be, and correct.
+
+        Where correcting alone is not enough, layers are searched for without it: what makes up for one layer's error
+        is an error of its own once that layer is float.
 
         Args:
             most_lost: points of top-1 on held-out images.
             seen: calibration images that the ranges are read off.
+            how: what is corrected.
         """
         assert self._images is not None
         split, seen = self._images.calibration, max(seen, self._found.images)
@@ -153,11 +157,17 @@ class Work:
             return self._target.sites(self._bare, floats)
 
         weights = {name: tensor.detach() for name, tensor in self._bare.named_parameters()}
+        before = {name: tensor.clone() for name, tensor in self.traced.state_dict().items()}
+        self.correct(how)
+        if sensitivity.holds(self.traced, held_out, most_lost, weights):
+            return
+        self.traced.load_state_dict(before)
         layers, trials = sensitivity.fewest_in_float(self.traced, placed, held_out, most_lost, weights)
         for line in sensitivity.told(trials, layers):
             progress.note(line)
         if layers:
             sensitivity.to_float(self.traced, placed(layers), weights)
+        self.correct(how)
 
     def train(self, ctx: Context, schedule: Schedule, scales: Any) -> None:
         """Go on training with the rounding in the loop."""

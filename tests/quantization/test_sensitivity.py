@@ -71,7 +71,10 @@ def test_just_the_spoilt_layers_go_back(digits: tuple[fx.GraphModule, Context]) 
     assert trials[0].layers == ()
     assert trials[0].accuracy.percent < 99
     assert next(trial for trial in trials if trial.layers == layers).accuracy.percent >= 99
-    assert any("back in float" in line for line in told(trials, layers))
+    searched, found = told(trials, layers)
+    assert searched.startswith("quantize: top-1 on 120 held-out images by the number of layers in float: 0: ")
+    assert searched.count(" %") == len(trials)
+    assert found == f"quantize: back in float: {', '.join(layers)}."
 
 
 def test_nothing_goes_back_where_nothing_is_lost(digits: tuple[fx.GraphModule, Context]) -> None:

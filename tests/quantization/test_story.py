@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+import rescompress
 from rescompress import checkpoint, fakequant, metrics, models, progress
 from rescompress.context import Context
 from rescompress.data import InMemory
@@ -199,6 +200,27 @@ def test_what_shall_stay_float_does(net: nn.Module, ctx: Context, plain: fx.Grap
     assert in_int8(plain) - in_int8(model) == {"conv1", "linear", "layer2.0.conv1"}
     with pytest.raises(RecipeError, match=r"no layer layer2\.0\.conv9.*layer2\.0\.conv"):
         quantize(net, ctx, float_layers=("layer2.0.conv9",))
+
+
+@pytest.mark.slow
+def test_the_layer_that_breaks_goes_back_to_float(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One channel so large that its neighbours vanish in INT8: the layer that reads it must be float, no other."""
+    from rescompress.quantization import work
+
+    monkeypatch.setattr(work, "HELD_OUT", 64)
+    monkeypatch.setattr(work, "LEAST_HELD_OUT", 32)
+    model = rescompress.load("digits_resnet20")
+    ctx = Context.of(model, "digits")
+    broken = ill(rescompress.fuse(model, ctx), 2.0**12)
+    knobs: dict[str, Any] = {"equalization": "off", "observer": "minmax", "calibration_images": 32}
+    knobs["runtime"] = "openvino"  # where the layer that makes the value may stay in INT8
+    made_, notes = made(broken, ctx, max_drop=2.0, **knobs)
+    search, found = (note for note in notes if note.startswith("quantize: ") and "in float" in note)
+    assert "top-1 on 64 held-out images by the number of layers in float: 0: " in search
+    assert found == "quantize: back in float: layer1.0.conv2."
+    assert "layer1.0.conv2" not in in_int8(made_)
+    assert len(in_int8(made_)) == len(in_int8(made(broken, ctx, **knobs)[0])) - 1
+    assert torch.equal(made_.get_submodule("layer1.0.conv2").weight, broken.get_submodule("layer1.0.conv2").weight)
 
 
 @pytest.mark.parametrize("scales", [pytest.param("fixed", marks=pytest.mark.slow), "learned"])
