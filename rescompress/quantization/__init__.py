@@ -115,10 +115,7 @@ def quantize(
     work.place(OBSERVERS.bind(observer), weights)
     work.guard()
     work.round(ROUNDINGS.bind(rounding), calibration_images, ctx.generator("rounding"))
-    if max_drop is None:
-        work.correct(correction)
-    else:
-        work.mix(max_drop, calibration_images, correction)
+    work.mix(max_drop, calibration_images, correction)
     if qat != "off":
         work.train(ctx, schedule, qat)
     return work.finished()

@@ -130,17 +130,20 @@ class Work:
         count = max(SAMPLE, min(MOST, MOST * 32**2 // side**2))
         correct(self.traced, torch.cat(list(self.shown(count))), "empirical" if how == "auto" else how)
 
-    def mix(self, most_lost: float, seen: int, how: Correction) -> None:
+    def mix(self, most_lost: float | None, seen: int, how: Correction) -> None:
         """Give the fewest layers back to float with which no more points of top-1 are lost than may be, and correct.
 
         Where correcting alone is not enough, layers are searched for without it: what makes up for one layer's error
         is an error of its own once that layer is float.
 
         Args:
-            most_lost: points of top-1 on held-out images.
+            most_lost: points of top-1 on held-out images; None corrects only.
             seen: calibration images that the ranges are read off.
             how: what is corrected.
         """
+        if most_lost is None:
+            self.correct(how)
+            return
         assert self._images is not None
         split, seen = self._images.calibration, max(seen, self._found.images)
         apart = len(split) - seen >= LEAST_HELD_OUT
