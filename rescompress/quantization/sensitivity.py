@@ -54,7 +54,9 @@ class Trial:
 def sensitivities(
     traced: fx.GraphModule, images: Float[Tensor, "n 3 h w"], weights: Mapping[str, Tensor] = NONE
 ) -> tuple[Sensitivity, ...]:
-    """The quantized layers and adds, the most sensitive first: each alone has its weights and its inputs in INT8.
+    """The quantized layers and adds, the most sensitive first: each alone computes in INT8.
+
+    That takes its weights, its inputs, and its output where the runtime writes that as INT8.
 
     Args:
         traced: a quantized model.
@@ -65,13 +67,19 @@ def sensitivities(
         truth = models.in_rows(traced(images)).numpy()
     found = []
     for node in progress.track([n for n in traced.graph.nodes if op_of(n) in STEPS], "sensitivity"):
-        own = [fakequant.quantizer_behind(traced, source) for source in node.all_input_nodes]
+        own = [fakequant.quantizer_behind(traced, at) for at in (*node.all_input_nodes, *_behind(node).users)]
         names = {quantizer.site.quantizer for quantizer in own if quantizer is not None}
         if names:
             with in_float(traced, weights, names):
                 alone = models.in_rows(traced(images)).numpy()
             found.append(Sensitivity(graph.name_of(node), metrics.sqnr_db(truth, alone)))
     return tuple(sorted(found, key=lambda each: each.sqnr_db))
+
+
+def _behind(node: fx.Node) -> fx.Node:
+    """The value that leaves the kernel: a ReLU that alone reads a layer runs in it."""
+    users = list(node.users)
+    return users[0] if len(users) == 1 and op_of(users[0]) == "relu" else node
 
 
 @torch.no_grad()
