@@ -76,7 +76,7 @@ ONNXRUNTIME_ARM = replace(ONNXRUNTIME, activation_dtype="int8")
 
 Arm's dot product (`SDOT`) multiplies signed by signed, and MLAS's fast kernels for symmetric filters
 (`MlasConvSym`, `MlasSymmQgemm`) want the *weight's* zero-point to be 0, not the activation's. With 32-bit accumulation
-nothing saturates. From ONNX Runtime's sources; not measured here.
+nothing saturates. Recalled, neither read up nor measured.
 """
 
 OPENVINO = QuantScheme(

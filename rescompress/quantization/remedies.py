@@ -14,7 +14,7 @@ from rescompress.quantization.channels import Channels
 from rescompress.quantization.streams import LAYERS, own_parameter
 
 ENOUGH_DB = 20.0
-"""A layer whose estimate falls below this in INT8 is ill; healthy ResNets keep all of theirs above 25 dB."""
+"""A layer whose estimate falls below this in INT8 is ill; the layers of one healthy ResNet-20 lie at 35 to 46 dB."""
 HIGH = 0.5
 """A channel that never falls below this share of its value's reach wastes half of the grid's steps."""
 STEPS = 255
