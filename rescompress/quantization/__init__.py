@@ -110,8 +110,8 @@ def quantize(
     images = _images(ctx, model, target, rounding, max_drop, calibration_images)
     work = Work(model, images, target)
     if target.static:
-        work.remedy(equalization, absorption)
         work.calibrate(calibration, calibration_images, calibration_batch)
+        work.remedy(equalization, absorption)
     work.place(OBSERVERS.bind(observer), weights)
     work.guard()
     work.round(ROUNDINGS.bind(rounding), calibration_images, ctx.generator("rounding"))

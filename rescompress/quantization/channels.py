@@ -1,7 +1,7 @@
 """What the channels of each value hold: extremes and moments over the calibration images, in constant memory."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -38,9 +38,10 @@ class Channels:
         """``sqrt(E[x²] - E[x]²)``."""
         return (self.square - self.mean.square()).clamp(min=0).sqrt()
 
-    def scaled(self, s: Float[Tensor, " c"]) -> "Channels":
-        """What they would be of ``s x``, for positive ``s``."""
-        return Channels(self.low * s, self.high * s, self.mean * s, self.square * s.square(), self.count)
+    def reaching(self, extremes: Float[Tensor, "c 2"]) -> "Channels":
+        """With smallest and largest values that other images gave."""
+        low, high = extremes.double().unbind(1)
+        return replace(self, low=torch.minimum(self.low, low), high=torch.maximum(self.high, high))
 
     def joined(self, other: "Channels") -> "Channels":
         """Of these values and others."""

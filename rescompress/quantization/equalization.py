@@ -138,8 +138,8 @@ def absorb(traced: fx.GraphModule, channels: Mapping[str, Channels]) -> int:
 
     ``r(W_1 x + b_1) = r(W_1 x + b_1 - c) + c`` wherever the pre-activation is above c, so ``b_1' = b_1 - c`` and
     ``b_2' = b_2 + W_2 c`` (section 4.1.3). The paper reads c off BatchNorm as ``max(0, β - 3γ)``; here it is the
-    smallest value seen, so the output is the same on every image that was seen. Only where all readers are layers
-    without zero padding, which would see -c at the border.
+    smallest value seen, so the output is the same on every image that was seen. Only where all readers are layers,
+    and none of their weights ever meets zero padding, which would stand for -c.
 
     Args:
         traced: a captured graph without fake-quants, its BatchNorms folded.
@@ -155,6 +155,8 @@ def absorb(traced: fx.GraphModule, channels: Mapping[str, Channels]) -> int:
         if maker is None or not readers or graph.name_of(node) not in channels:
             continue
         c = channels[graph.name_of(node)].low.clamp(min=0)
+        for layer in readers:
+            c = torch.where(_takes_constants(traced, layer, len(c)), c, 0.0)
         if not bool(c.any()):
             continue
         own_parameter(traced, maker.args[2]).data.sub_(c.float())  # type: ignore[union-attr]
@@ -180,7 +182,7 @@ def _readers(traced: fx.GraphModule, node: fx.Node, streams: Streams) -> list[fx
     """The layers that read a value, through pools, if a constant can pass to all of them; else None."""
     found = []
     for user in node.users:
-        if user in streams.layers and _takes_constant(user):
+        if user in streams.layers:
             found.append(user)
         elif graph.op_of(user) in SHIFTING and not _pads(user) and bool(user.users):
             behind = _readers(traced, user, streams)
@@ -192,11 +194,28 @@ def _readers(traced: fx.GraphModule, node: fx.Node, streams: Streams) -> list[fx
     return found
 
 
-def _takes_constant(layer: fx.Node) -> bool:
-    """Whether a layer has a bias, and no zero padding."""
-    padding = layer.args[4] if graph.op_of(layer) == "conv" and len(layer.args) > 4 else 0
-    padded = padding if isinstance(padding, int) else any(map(bool, cast(list[int], padding)))
-    return len(layer.args) > 2 and layer.args[2] is not None and not padded
+def _takes_constants(traced: fx.GraphModule, layer: fx.Node, count: int) -> Bool[Tensor, " c"]:
+    """Which channels a layer reads with a bias to take their constants, and no weight that may meet zero padding."""
+    if len(layer.args) < 3 or layer.args[2] is None:
+        return torch.zeros(count, dtype=torch.bool)
+    weight, groups = _weight(traced, layer), _groups(layer)
+    spoiled = ((weight != 0) & _at_border(layer, weight.shape[2:])).view(
+        groups, -1, weight.shape[1], weight[0, 0].numel()
+    )
+    return ~spoiled.any(3).any(1).view(count, -1).any(1)
+
+
+def _at_border(layer: fx.Node, kernel: torch.Size) -> Bool[Tensor, "..."]:
+    """The weights of a kernel that may lie on zero padding."""
+    found = torch.zeros(kernel, dtype=torch.bool)
+    paddings, dilations = (cast(list[int], layer.args[n]) if len(layer.args) > n else [] for n in (4, 5))
+    if isinstance(paddings, str):
+        return ~found
+    for axis, padding in enumerate(paddings):
+        place = torch.arange(kernel[axis]) * (dilations[axis] if dilations else 1)
+        beyond = (place < padding) | (place.flip(0) < padding)
+        found |= beyond.view([-1 if other == axis else 1 for other in range(len(kernel))])
+    return found
 
 
 def _pads(pool: fx.Node) -> bool:

@@ -1,6 +1,7 @@
 """One network on its way to integers: the steps of quantizing, each in place, each saying what the report should."""
 
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from rescompress.data import Data
 from rescompress.edits import edits
 from rescompress.quantization import checks, saturation, sensitivity, statistics
 from rescompress.quantization.calibration import Statistics, collect
-from rescompress.quantization.channels import watch_channels
+from rescompress.quantization.channels import Channels, watch_channels
 from rescompress.quantization.correction import How, correct
 from rescompress.quantization.equalization import absorb, equalize
 from rescompress.quantization.guard import guard, pixel_extremes, sentence
@@ -61,7 +62,7 @@ class Work:
             progress.note(f"quantize: {line}")
         self._origin = statistics.origin_of(self.traced, images) if images is not None else statistics.Origin()
         self._found = Statistics()
-        self._changed = self._ill = False
+        self._ill = False
 
     def shown(self, count: int) -> Iterator[Float[Tensor, "_ 3 h w"]]:
         """The first calibration images, a few at a time; none where there are none."""
@@ -70,21 +71,6 @@ class Work:
         batches = data.batches(self._images.calibration, self._spec.preprocessing, STEP, count)
         return (batch for batch, _ in batches)
 
-    def remedy(self, equalization: Remedy, absorption: Remedy) -> None:
-        """Give the float network the remedies that its figures call for, or that are asked for."""
-        channels = watch_channels(self.traced, self.shown(SAMPLE))
-        needed = choose(self.traced, channels)
-        self._ill = needed.correct
-        if equalization == "on" or (equalization == "auto" and needed.equalize):
-            if needed.equalize:
-                progress.note(f"quantize: {needed.reasons['equalize']}")
-            self._changed = equalize(self.traced, channels) > 0
-            channels = watch_channels(self.traced, self.shown(SAMPLE)) if self._changed else channels
-        if absorption == "on" or (absorption == "auto" and needed.absorb):
-            if needed.absorb:
-                progress.note(f"quantize: {needed.reasons['absorb']}")
-            self._changed |= absorb(self.traced, channels) > 0
-
     def calibrate(self, file: Path | None, count: int, batch: int | None) -> None:
         """Take the statistics from a file, or from the images.
 
@@ -92,13 +78,37 @@ class Work:
             InputRefused: the file is of another network or of other images; or images are too few or broken.
         """
         assert self._images is not None
-        if file is not None:
-            self._found = statistics.load(file, self._origin)
-        if file is not None and not self._changed:
-            return
-        if file is not None:
-            progress.note(f"quantize: {file} is of the network before its channels were scaled; calibrated again.")
-        self._found = collect(self.traced, self._images, calibration_images=count, batch=batch)
+        self._collect = partial(collect, images=self._images, calibration_images=count, batch=batch)
+        self._found = self._collect(self.traced) if file is None else statistics.load(file, self._origin)
+
+    def remedy(self, equalization: Remedy, absorption: Remedy) -> None:
+        """Give the float network the remedies that its figures call for, or that are asked for; calibrate what changed.
+
+        What is rare decides how far a channel reaches: its extremes are those of all calibration images.
+        """
+        channels = self._channels()
+        needed = choose(self.traced, channels)
+        self._ill = needed.correct
+        if equalization == "on" or (equalization == "auto" and needed.equalize):
+            if needed.equalize:
+                progress.note(f"quantize: {needed.reasons['equalize']}")
+            if equalize(self.traced, channels):
+                self._calibrate_again()
+                channels = self._channels()
+        if absorption == "on" or (absorption == "auto" and needed.absorb):
+            if needed.absorb:
+                progress.note(f"quantize: {needed.reasons['absorb']}")
+            if absorb(self.traced, channels):
+                self._calibrate_again()
+
+    def _calibrate_again(self) -> None:
+        progress.note("quantize: calibrated again, for channels are not what they were.")
+        self._found = self._collect(self.traced)
+
+    def _channels(self) -> dict[str, Channels]:
+        seen = watch_channels(self.traced, self.shown(SAMPLE))
+        known = self._found.channels
+        return {name: each.reaching(known[name]) if name in known else each for name, each in seen.items()}
 
     def place(self, observer: Observer, weights: WeightObserver | None) -> None:
         """Put fake-quants where the runtime wants them, and set their scales."""

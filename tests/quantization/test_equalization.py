@@ -155,6 +155,22 @@ def test_nothing_is_absorbed_into_a_padded_layer(padding: int) -> None:
     assert torch.allclose(traced(images), before, atol=1e-3)
 
 
+@torch.no_grad()
+def test_a_channel_read_by_inner_weights_alone_is_absorbed_under_padding() -> None:
+    conv = nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=2)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), conv)
+    model[0].bias += 50.0
+    inner = torch.zeros(3, 3)
+    inner[1, 1] = 1
+    conv.weight[2:, 1] *= inner
+    traced, images = traced_of(custom(model)), torch.randn(4, 3, 8, 8)
+    before = traced(images)
+    assert absorb(traced, watch_channels(traced, [images])) == 1
+    assert torch.allclose(traced(images), before, atol=1e-3)
+    assert float(watch_channels(traced, [images])["1"].low[3]) < 1e-3
+    assert float(watch_channels(traced, [images])["1"].low[:3].min()) > 30
+
+
 @pytest.mark.parametrize(("part", "ill"), [("healthy", False), ("uneven", True), ("dead", True), ("spikes", True)])
 def test_pathologies_choose_the_remedy(part: str, ill: bool) -> None:
     _, traced, images = spoiled(part)
