@@ -157,7 +157,7 @@ def plain(model: nn.Module, ctx: Context, images: int) -> nn.Module:
 
 @torch.no_grad()
 def correct(model: nn.Module, ctx: Context, count: int) -> float:
-    """Share of the test images that a model gets right, in percent, or of so many of them by chance."""
+    """Share of the test images that a model gets right, in percent; of so many by chance."""
     test = ctx.images("measure").test
     rows = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:count].tolist()
     right = 0

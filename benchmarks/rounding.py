@@ -55,10 +55,16 @@ def quantized(model: torch.nn.Module, bits: str, shown: list[torch.Tensor]) -> f
     return traced
 
 
+def chosen(count: int, wanted: int) -> list[int]:
+    """So many images by chance, always the same; or all."""
+    rows: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:wanted].tolist()
+    return rows
+
+
 @torch.no_grad()
 def logits(traced: fx.GraphModule, split: Split, preprocessing: Any, count: int) -> np.ndarray[Any, Any]:
-    """What the network answers to the first images of a split, every class among them alike."""
-    rows = np.linspace(0, len(split) - 1, min(count, len(split))).astype(int).tolist()
+    """What the network answers to so many images of a split."""
+    rows = chosen(len(split), count)
     answers = [
         traced(data.normalize(split.read(rows[start : start + 50]), preprocessing)) for start in range(0, len(rows), 50)
     ]
@@ -75,8 +81,7 @@ def measured(name: str, bits: str, asked: argparse.Namespace, work: Path) -> dic
     count = networks.CALIBRATING[kind]
     shown = [images for images, _ in data.batches(calibration, preprocessing, 32, count)]
     traced = quantized(model, bits, shown)
-    rows = np.linspace(0, len(test) - 1, min(asked.images, len(test))).astype(int)
-    labels = test.labels.numpy()[rows]
+    labels = test.labels.numpy()[chosen(len(test), asked.images)]
     with fakequant.passing(traced):
         reference = logits(traced, test, preprocessing, asked.images)
     found = {"nearest minmax": logits(traced, test, preprocessing, asked.images)}

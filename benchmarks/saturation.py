@@ -3,8 +3,9 @@
     python benchmarks/saturation.py ../shared/data [--images 200] [--observer minmax]
 
 The same two ONNX files, without and with the guard, run in ONNX Runtime and OpenVINO: on this processor, and on an
-emulated Haswell (AVX2, no VNNI) where ``qemu-x86_64`` is installed; SQNR is that of the logits against FP32. The
-simulation in integers stands beside them. Results: ``results/saturation.json``.
+emulated Haswell (AVX2, no VNNI) where ``qemu-x86_64`` is installed; SQNR is that of the logits against FP32 and, as
+``exactness``, against eager fake-quant of the same file: what integer kernels add to rounding. Our own simulation of
+saturating kernels stands beside them. Results: ``results/saturation.json``.
 """
 
 import argparse
@@ -89,20 +90,21 @@ def measured(asked: argparse.Namespace, work: Path) -> dict[str, Any]:
     np.save(work / "images.npy", images.numpy())
     with torch.no_grad():
         reference = model.eval()(images).numpy()
-        exact = {name: sqnr_db(reference, q(images).numpy()) for name, q in (("plain", plain), ("guarded", guarded))}
+        eager = {name: q(images).numpy() for name, q in (("plain", plain), ("guarded", guarded))}
     rows = []
     simulated = {}
     for name, q in (("plain", plain), ("guarded", guarded)):
         rescompress.export(q, "onnxruntime", work / name)
         simulated[name] = saturation.sqnr_db(q, images)
-        row = {"file": name, "fakequant": exact[name], "simulated": simulated[name]}
+        row = {"file": name, "fakequant": sqnr_db(reference, eager[name]), "simulated": simulated[name]}
         for runtime in RUNNERS:
             for emulated in (False, True):
                 if emulated and shutil.which(EMULATOR[0]) is None:
                     print("Skipped the emulated processor: qemu-x86_64 isn't installed.")
                     continue
                 seen = logits(runtime, work / name / "model.onnx", work / "images.npy", emulated)
-                row[f"{runtime}{' without VNNI' if emulated else ' here'}"] = sqnr_db(reference, seen)
+                place = f"{runtime}{' without VNNI' if emulated else ' here'}"
+                row |= {place: sqnr_db(reference, seen), f"{place}, exactness": sqnr_db(eager[name], seen)}
         print(row)
         rows.append(row)
     said = sentence(layers, simulated["plain"], simulated["guarded"]) if layers else ""

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -101,7 +102,7 @@ def run_stages(job: Recipe, folder: RunFolder, origin: Origin, opened: Data | No
     ctx = Context(opened, job.seed, device=_device(job.device), trackers=job.trackers)
     rows: list[StageRow] = []
     for index, step in enumerate(steps):
-        key = digest([key, step.stage, knobs.plain(step.knobs)])
+        key = digest([key, step.stage, knobs.plain(step.knobs), *_files(step)])
         label = f"{index:02d}-{step.stage}"
         row = folder.stage(label, key) if processes.is_main() else None
         if processes.told(row is not None):
@@ -197,6 +198,11 @@ def _device(asked: str) -> str:
     if asked.startswith("cuda") and number >= torch.cuda.device_count():
         raise BackendMissing(f"There is no {asked} here.", "Set device: cpu, or install a CUDA build of PyTorch.")
     return asked
+
+
+def _files(step: Step) -> list[str]:
+    """What the files hold that a stage's knobs name; one that is missing is for the stage to refuse."""
+    return [artifact.sha256_of(value) for value in step.knobs.values() if isinstance(value, Path) and value.is_file()]
 
 
 def _content(model: nn.Module) -> Any:

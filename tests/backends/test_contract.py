@@ -32,7 +32,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @cached
 def model_of(kind: str, name: str) -> nn.Module:
-    family, architecture = ("se", "resnet18") if kind.startswith("se") else ("cifar", "resnet8")
+    family, architecture = ("se", "se_resnet18") if kind.startswith("se") else ("cifar", "resnet8")
     model = fused(family, architecture) if family == "cifar" else fused(family, architecture, side=32)
     return quantize(model, context(), runtime=name) if kind.endswith("int8") else model
 

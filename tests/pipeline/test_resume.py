@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from rescompress import pipeline, recipe
+from rescompress import checkpoint, pipeline, recipe
 from rescompress.artifact import sha256_of
+from rescompress.context import Context
+from rescompress.quantization import calibrate
 from tests.jobs import LABELS, TINY, litter, stamps, tiny
 from tests.pipeline.conftest import BEFORE, KILLS, SEEN, survive
 
@@ -68,6 +70,19 @@ def test_second_run_in_a_folder_is_refused_and_names_the_first(survivor):
 def test_changed_observer_quantizes_again_and_nothing_else(copy):
     stages = [*TINY["stages"][:-1], {"quantize": {"observer": "percentile", "calibration_images": 64}}]
     assert again(copy, stages=stages, export=None) == {"stages/05-quantize.safetensors", "stages/05-quantize.json"}
+
+
+def test_a_calibration_file_that_holds_something_else_quantizes_again(copy, tmp_path):
+    file, fused = tmp_path / "calibration.safetensors", checkpoint.load(copy / "stages" / "04-fuse.safetensors")
+    ctx = Context.of(fused, "digits")
+    stages = [*TINY["stages"][:-1], {"quantize": {"calibration": str(file)}}]
+    written = {"stages/05-quantize.safetensors", "stages/05-quantize.json"}
+    calibrate(fused, ctx, file, calibration_images=32)
+    assert again(copy, stages=stages, export=None) == written
+    assert again(copy, stages=stages, export=None) == set()
+    file.unlink()
+    calibrate(fused, ctx, file, calibration_images=64)
+    assert again(copy, stages=stages, export=None) == written
 
 
 def test_changed_ratio_prunes_again_and_drops_what_came_after(copy):
