@@ -39,6 +39,18 @@ OPS: dict[Any, str] = {
     _aten.flatten.using_ints: "reshape",
 }
 """The ops that stages may reason about; any other op keeps its ATen name and is left alone."""
+_IN_PLACE: dict[Any, Any] = {
+    _aten.relu_.default: _aten.relu.default,
+    _aten.add_.Tensor: _aten.add.Tensor,
+    _aten.mul_.Tensor: _aten.mul.Tensor,
+}
+_NEW = {
+    *(_aten.conv2d.default, _aten.linear.default, _aten.add.Tensor, _aten.mul.Tensor, _aten.relu.default),
+    *(_aten.sigmoid.default, _aten.group_norm.default, _aten.max_pool2d.default, _aten.avg_pool2d.default),
+    *(_aten.adaptive_avg_pool2d.default, _aten.mean.dim),
+}
+"""Ops that make a tensor of their own and that PyTorch keeps when it takes in-place ops away."""
+_KEPT = {*_NEW, _aten.slice.Tensor, _aten.unsqueeze.default, _aten.sym_size.int, _aten.sym_size.default}
 
 
 def capture(model: nn.Module, input_shape: tuple[int, int, int], *, functional: bool = True) -> fx.GraphModule:
@@ -48,7 +60,7 @@ def capture(model: nn.Module, input_shape: tuple[int, int, int], *, functional: 
         model: any module that maps ``[n, *input_shape]`` to one tensor. Its parameters are shared, not copied.
         input_shape: shape of one image, channels first; the batch stays dynamic.
         functional: turn ops that write in place into ops that don't. A graph that is only looked at may do without,
-            which takes half the time.
+            which takes less time where PyTorch has to trace it again.
     """
     if is_captured(model):
         return cast(fx.GraphModule, model)
@@ -57,8 +69,11 @@ def capture(model: nn.Module, input_shape: tuple[int, int, int], *, functional: 
     with evaluating(model), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = export(model, (example,), dynamic_shapes=({0: Dim("n")},), strict=False)
-        program = program.run_decompositions({}) if functional else program
+        plain = functional and all(_is_plain(node) for node in program.graph.nodes)
+        program = program.run_decompositions({}) if functional and not plain else program
         traced = cast(fx.GraphModule, program.module(check_guards=False))
+    if plain:
+        _take_in_place_away(traced)
     leaves = {name for name, module in model.named_modules() if not list(module.children())}
     _drop_size_nodes(traced)
     _name_values(traced.graph, leaves)
@@ -144,6 +159,33 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in before.items():
             module.training = training
+
+
+def _is_plain(node: fx.Node) -> bool:
+    """Whether ``_take_in_place_away`` makes of a node what PyTorch makes of it.
+
+    PyTorch traces the whole program again for that, which takes longer than the capture.
+    """
+    if node.op != "call_function" or node.target in _KEPT:
+        return True
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node) or node.kwargs:
+        return False
+    if node.target is _aten.flatten.using_ints:
+        flat, contiguous = node.meta["val"], source.meta["val"].is_contiguous()
+        return node.args[1:] in ((1,), (1, -1)) and contiguous and isinstance(flat.shape[1], int)
+    new, alone = source.target in _NEW or source.target in _IN_PLACE, list(source.users) == [node]
+    same = len({argument.meta["val"].dtype for argument in node.all_input_nodes}) == 1
+    return node.target in _IN_PLACE and new and alone and same
+
+
+def _take_in_place_away(traced: fx.GraphModule) -> None:
+    for node in traced.graph.nodes:
+        if node.target in _IN_PLACE:
+            node.target = _IN_PLACE[node.target]
+        elif node.target is _aten.flatten.using_ints:
+            node.target = _aten.view.default
+            node.args = (node.args[0], [-1, node.meta["val"].shape[1]])
 
 
 def _drop_size_nodes(traced: fx.GraphModule) -> None:

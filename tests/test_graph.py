@@ -100,6 +100,50 @@ def test_a_clone_shares_nothing(traced: fx.GraphModule) -> None:
     assert not {p.data_ptr() for p in twin.parameters()} & {p.data_ptr() for p in traced.parameters()}
 
 
+def described(traced: fx.GraphModule) -> list[tuple[object, ...]]:
+    """Everything of a graph but the names that PyTorch gives."""
+    place = {node: number for number, node in enumerate(traced.graph.nodes)}
+    rows = []
+    for node in traced.graph.nodes:
+        value = node.meta.get("val")
+        layout = (str(value.shape), str(value.stride()), value.dtype) if isinstance(value, Tensor) else None
+        args = str(fx.node.map_arg((node.args, node.kwargs), lambda source: place[source]))
+        rows.append((node.op, str(node.target), args, layout, node.meta.get("value_name")))
+    return rows
+
+
+class InPlace(nn.Module):
+    """Writes into a value that is read again, into one that is a view, or into one that nothing else sees."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.conv, self.linear, self.where = nn.Conv2d(3, 4, 3), nn.Linear(4, 3), where
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.conv(images)
+        y = {"read again": x, "view": x[:, :2], "alone": self.conv(images)}[self.where].relu_()
+        y = y.mul_(y.mean((2, 3), keepdim=True)) if self.where == "alone" else y
+        return self.linear((x + y.mean(1, keepdim=True)).mean((2, 3)).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        *("torchvision resnet18", "read again", "view", "alone"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("se se_resnet18", "timm seresnext26t_32x4d")),
+    ],
+)
+def test_ops_in_place_are_taken_away_as_pytorch_does_it(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fused(*network.split(), side=32) if "resnet" in network else InPlace(network).eval()
+    quick = capture(graph.clone(model), (3, 16, 16))
+    monkeypatch.setattr(graph, "_is_plain", lambda _: False)
+    slow = capture(graph.clone(model), (3, 16, 16))
+    assert described(quick) == described(slow)
+    images = noise(model, 3, side=16)
+    with torch.no_grad():
+        assert torch.equal(quick(images), model(images))
+
+
 def test_capture_keeps_modes_and_statistics() -> None:
     conv, norm, frozen = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4).eval()
     other = nn.Sequential(conv, norm, frozen)
