@@ -1,5 +1,7 @@
 """Saturating integers against a loop that does what the instruction's manual says."""
 
+import functools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -71,15 +73,19 @@ def test_convolution_equals_the_loop(packing, channels, out, kernel, stride, pad
                 assert found[0, o, y, column] == by_hand(rows(window, packing), rows(w[o], packing))
 
 
+@functools.cache
+def linear_node() -> torch.fx.Node:
+    traced = graph.capture(custom(nn.Sequential(nn.Flatten(), nn.Linear(3 * 2 * 2, 2))), (3, 2, 2))
+    return next(node for node in traced.graph.nodes if graph.op_of(node) == "linear")
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 9), st.integers(0, 2**31))
 def test_linear_equals_the_loop(features: int, seed: int) -> None:
-    traced = graph.capture(custom(nn.Sequential(nn.Flatten(), nn.Linear(3 * 2 * 2, 2))), (3, 2, 2))
-    node = next(node for node in traced.graph.nodes if graph.op_of(node) == "linear")
     generator = torch.Generator().manual_seed(seed)
     x = torch.randint(0, 256, (2, features), generator=generator)
     w = torch.randint(60, 128, (3, features), generator=generator) * torch.tensor([[1], [-1], [1]])
-    found = saturation.accumulated(x, w, node, "rows")
+    found = saturation.accumulated(x, w, linear_node(), "rows")
     assert found.tolist() == [[by_hand(row.tolist(), o.tolist()) for o in w] for row in x]
 
 
