@@ -1,6 +1,9 @@
 """Fixtures for the whole suite; shapes and types in signatures are checked while it runs."""
 
+import contextlib
+import functools
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -52,6 +55,18 @@ def one_thread_each() -> Iterator[None]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operators_read_once() -> Iterator[None]:
+    """PyTorch's exporter reads its 500 operators' sources anew at each export, a fifth of its time; here once."""
+    with pytest.MonkeyPatch.context() as patch:
+        with warnings.catch_warnings(), contextlib.suppress(ImportError, AttributeError):  # no exporter, or another
+            warnings.simplefilter("ignore")
+            from torch.onnx._internal.exporter._registration import onnxscript_apis as apis
+
+            patch.setattr(apis, "get_torchlib_ops", functools.cache(apis.get_torchlib_ops))
         yield
 
 
