@@ -5,10 +5,11 @@ Each refusal is one sentence of fact and one of remedy; what is only doubtful be
 
 import contextlib
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, fx, nn
 
 from rescompress import data, fakequant, graph, progress
@@ -110,8 +111,7 @@ def matching(reference: nn.Module | None, images: Data, preprocessing: Preproces
     if reference is None or len(images.calibration) < FEWEST:
         return
     raw = images.calibration.read(range(min(SAMPLE, len(images.calibration)) // STEP * STEP))
-    x = data.normalize(raw, preprocessing)
-    found = shift(reference, x)
+    found = shift(reference, _normalized(raw, preprocessing))
     if found is None:
         return
     fact = f"The calibration images aren't what {found.layer} was trained on: {found.words}."
@@ -121,7 +121,7 @@ def matching(reference: nn.Module | None, images: Data, preprocessing: Preproces
     if found.means > OFF or not VARIED < found.spread < 1 / VARIED:
         progress.note(f"{fact} {remedy}")
         return
-    other = shift(reference, data.normalize(raw.flip(1), preprocessing)) if found.means > BARELY else None
+    other = shift(reference, _normalized(raw.flip(1), preprocessing)) if found.means > BARELY else None
     if other is not None and other.means < EXCHANGED * found.means:
         progress.note(
             f"The calibration images fit {found.layer} better with red and blue exchanged: its channels' means lie "
@@ -130,12 +130,12 @@ def matching(reference: nn.Module | None, images: Data, preprocessing: Preproces
 
 
 @torch.no_grad()
-def shift(model: nn.Module, x: Float[Tensor, "n 3 h w"]) -> Shift | None:
-    """How far normalized images move the input of the first BatchNorm; None without one that was trained.
+def shift(model: nn.Module, batches: Iterable[Float[Tensor, "b 3 h w"]]) -> Shift | None:
+    """How far images move the input of the first BatchNorm; None without one that was trained.
 
     Args:
         model: a network before fusing; it is run no further than its first BatchNorm.
-        x: normalized images, a multiple of ``STEP``.
+        batches: normalized images, as many in each.
     """
     norms = {module: name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
     taken: list[tuple[nn.BatchNorm2d, Tensor, Tensor]] = []
@@ -151,9 +151,9 @@ def shift(model: nn.Module, x: Float[Tensor, "n 3 h w"]) -> Shift | None:
     hooks = [norm.register_forward_pre_hook(seen) for norm in norms]
     try:
         with graph.evaluating(model):
-            for part in torch.split(x, STEP):
+            for images in batches:
                 with contextlib.suppress(_Enough):
-                    model(part.to(next(model.parameters()).device))
+                    model(images.to(next(model.parameters()).device))
     finally:
         for hook in hooks:
             hook.remove()
@@ -162,6 +162,11 @@ def shift(model: nn.Module, x: Float[Tensor, "n 3 h w"]) -> Shift | None:
     mean = torch.stack([mean for _, mean, _ in taken]).mean(0)
     variance = torch.stack([square for _, _, square in taken]).mean(0) - mean**2
     return _shift(norms[taken[0][0]], taken[0][0], mean, variance)
+
+
+def _normalized(raw: UInt8[Tensor, "n 3 h w"], preprocessing: Preprocessing) -> Iterator[Float[Tensor, "_ 3 h w"]]:
+    """A few at a time, for together they take many times the room of their pixels."""
+    return (data.normalize(part, preprocessing) for part in raw.split(STEP))
 
 
 class _Enough(Exception):

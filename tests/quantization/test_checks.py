@@ -122,7 +122,7 @@ def test_a_shift_is_that_of_the_first_norm_by_its_formula() -> None:
     norm = model.bn1
     σ2 = norm.running_var.double()
     floor = norm.eps + checks.NEGLIGIBLE * σ2.mean()
-    found = shift(model, x)
+    found = shift(model, x.split(8))
     assert found is not None
     assert found.layer == "bn1"
     assert found.means == pytest.approx(float((((y.mean(1) - norm.running_mean) ** 2 / (σ2 + floor)).mean()) ** 0.5))
@@ -132,8 +132,8 @@ def test_a_shift_is_that_of_the_first_norm_by_its_formula() -> None:
 
 
 def test_a_network_without_trained_norms_says_nothing() -> None:
-    assert shift(fused("cifar", "resnet8"), noise(stock("cifar", "resnet8"), 16)) is None
-    assert shift(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), torch.randn(16, 3, 8, 8)) is None
+    assert shift(fused("cifar", "resnet8"), [noise(stock("cifar", "resnet8"), 16)]) is None
+    assert shift(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), [torch.randn(16, 3, 8, 8)]) is None
     images = data(pixels(32))
     assert noted(lambda: matching(None, images, RAW)) == []
 
@@ -141,7 +141,7 @@ def test_a_network_without_trained_norms_says_nothing() -> None:
 def test_the_network_is_left_as_it_was() -> None:
     model = stock("cifar", "resnet8")
     hooks = [len(module._forward_pre_hooks) for module in model.modules()]
-    shift(model.train(), noise(model, 16))
+    shift(model.train(), [noise(model, 16)])
     assert all(module.training for module in model.modules())
     assert hooks == [len(module._forward_pre_hooks) for module in model.eval().modules()]
     assert int(model.bn1.num_batches_tracked) == int(stock("cifar", "resnet8").bn1.num_batches_tracked)
