@@ -43,7 +43,16 @@ def pruned(model: nn.Module) -> nn.Module:
     return prune(model, Context(), ratio=0.5, round_to=4)
 
 
-@pytest.fixture(params=[f"{network}, {form}" for network in NETWORKS for form in FORMS])
+DEAR = ("torchvision resnet18, pruned", "torchvision resnet18, quantized")
+"""What the small networks show too, and this one pruned and fused."""
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(case, marks=pytest.mark.slow if case in DEAR else ())
+        for case in (f"{network}, {form}" for network in NETWORKS for form in FORMS)
+    ]
+)
 def model(request: pytest.FixtureRequest) -> nn.Module:
     network, _, form = request.param.partition(", ")
     names, arguments = NETWORKS[network]
