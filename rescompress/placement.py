@@ -94,6 +94,8 @@ def _hindrance(node: fx.Node, scheme: QuantScheme, static: bool) -> str:
             return "its weight is computed while the network runs, or has no name of its own"
         if static and op in scheme.closed_ops and not scheme.quantized_logits and _makes_logits(node, scheme):
             return f"it makes the logits, and {scheme.runtime} has no {op} in INT8 that writes float"
+        if static and any(graph.op_of(user) in scheme.float_before for user in node.users):
+            return f"{scheme.runtime} would run other layers in float if it were INT8"
         return ""
     if op in scheme.quantized_ops:
         if op in ("add", "mul") and len(_sources(node)) < 2:

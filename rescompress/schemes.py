@@ -23,6 +23,7 @@ class QuantScheme:
         closed_ops: quantized ops that run in INT8 only if their output, after ReLU, is INT8 too.
         add_inputs: which inputs of a residual add become INT8: both, or only the shortcut, where the runtime computes
             the add inside the convolution that makes the other input.
+        float_before: ops whose input is made by no INT8 layer: such a layer stays float.
         quantized_logits: the logits become INT8 too, because the layer that makes them is closed; else they stay float.
     """
 
@@ -34,6 +35,7 @@ class QuantScheme:
     passing_ops: tuple[str, ...]
     closed_ops: tuple[str, ...] = ()
     add_inputs: Literal["both", "shortcut"] = "both"
+    float_before: tuple[str, ...] = ()
     quantized_logits: bool = False
 
 
@@ -87,6 +89,7 @@ OPENVINO = QuantScheme(
     quantized_ops=("conv", "linear", "add", "mul", "avg_pool"),
     passing_ops=("max_pool", "reshape"),
     add_inputs="shortcut",
+    float_before=("sigmoid",),
 )
 """Unsigned activations, one scale per tensor (its low-precision transformations: "Dequantization on activations must
 be per-tensor"), signed weights per channel; any INT8 op may write float, so none is closed.
@@ -94,7 +97,8 @@ be per-tensor"), signed weights per channel; any INT8 op may write float, so non
 A convolution adds the shortcut to its own sum before it rounds. Q between the two is left out by the kernel, so it
 makes nothing faster, and eager, which rounds there, differs more: on ResNet-20, 36 dB instead of 46.
 Measured on AVX2: ONNX Runtime's u8 x s8 graph runs as fast as NNCF's own (0.46-0.51 of ONNX Runtime's FP32), a
-symmetric signed one takes 0.52. A sigmoid computes in float.
+symmetric signed one takes 0.52. A sigmoid computes in float; where the layer before it is INT8, every convolution of
+the network computes in float too (2026.4: an SE-ResNet-20 takes four times as long).
 """
 
 COREML = QuantScheme(

@@ -166,7 +166,7 @@ def shift(model: nn.Module, batches: Iterable[Float[Tensor, "b 3 h w"]]) -> Shif
 
 def _normalized(raw: UInt8[Tensor, "n 3 h w"], preprocessing: Preprocessing) -> Iterator[Float[Tensor, "_ 3 h w"]]:
     """A few at a time, for together they take many times the room of their pixels."""
-    return (data.normalize(part, preprocessing) for part in raw.split(STEP))
+    return (data.normalize(part, preprocessing) for part in torch.split(raw, STEP))
 
 
 class _Enough(Exception):

@@ -208,11 +208,11 @@ def _takes_constants(traced: fx.GraphModule, layer: fx.Node, count: int) -> Bool
 def _at_border(layer: fx.Node, kernel: torch.Size) -> Bool[Tensor, "..."]:
     """The weights of a kernel that may lie on zero padding."""
     found = torch.zeros(kernel, dtype=torch.bool)
-    paddings, dilations = (cast(list[int], layer.args[n]) if len(layer.args) > n else [] for n in (4, 5))
+    paddings, dilations = (layer.args[n] if len(layer.args) > n else () for n in (4, 5))
     if isinstance(paddings, str):
         return ~found
-    for axis, padding in enumerate(paddings):
-        place = torch.arange(kernel[axis]) * (dilations[axis] if dilations else 1)
+    for axis, padding in enumerate(cast(list[int], paddings)):
+        place = torch.arange(kernel[axis]) * (cast(list[int], dilations)[axis] if dilations else 1)
         beyond = (place < padding) | (place.flip(0) < padding)
         found |= beyond.view([-1 if other == axis else 1 for other in range(len(kernel))])
     return found
