@@ -33,14 +33,14 @@ SHARED = ("survivor", "finished", "trained", "quantized")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that read a whole run go first and to one process, which makes the run once; the others do the rest.
+    """Tests that read a whole run go first: those of the pipeline, which kill runs, to one process, the rest to another.
 
     A file goes to one process as a whole, or each process would make what its tests share.
     """
     grouped = [item for item in items if set(SHARED) & set(getattr(item, "fixturenames", ()))]
     items.sort(key=lambda item: item not in grouped)
     for item in grouped:
-        item.add_marker(pytest.mark.xdist_group("runs"))
+        item.add_marker(pytest.mark.xdist_group("pipeline" if item.path.parent.name == "pipeline" else "runs"))
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
