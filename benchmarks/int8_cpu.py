@@ -5,8 +5,9 @@
 
 All tools start from the same FP32 ONNX file (ours from the checkpoint, so its seconds hold the export) and the same
 calibration images, with default settings unless the row's name says otherwise. Accuracy is that of the artifact in its
-runtime, on images that nobody calibrated on, paired with FP32 in the same runtime; p is McNemar's exact one of ours
-against the row. Latency is one process per artifact, interleaved, one thread, batch 1, against ONNX Runtime's FP32.
+runtime, on images that nobody calibrated on, paired with FP32 in the same runtime; p is McNemar's exact one of ours, as
+made for that runtime, against the row. Latency is one process per artifact, interleaved, one thread, batch 1, against
+ONNX Runtime's FP32.
 Peers run in Pythons of their own (``python -m venv``; ModelOpt pins an older ONNX Runtime); one that isn't named is
 left out, and the result says so. What peers made and what artifacts answered is kept under ``runs/int8_cpu``, ours is
 made anew each time. Networks are added to ``results/int8_cpu.json`` one by one, so that a single one can be run again.
@@ -63,6 +64,10 @@ class Maker:
     photos: bool = True
 
 
+OURS = (
+    Maker("ours", "ours", "ours", "{}"),
+    Maker(table.OURS["openvino"], "ours", "ours", '{"runtime": "openvino"}', "openvino"),
+)
 PEERS = (
     Maker("ORT default", "ort_static", "ort", "default"),
     Maker("ORT best, min-max", "ort_static", "ort", "minmax"),
@@ -157,18 +162,19 @@ class Bench:
         return np.load(kept)
 
     def accuracy(self) -> dict[str, Any]:
-        """A row per artifact in its own runtime; ours in both."""
+        """A row per artifact in its own runtime; what of ours is an ONNX file in both."""
         rows = []
         for runtime in table.RUNTIMES:
             reference = self.logits("fp32", runtime)
             rows.append({"artifact": "fp32", "runtime": runtime, **judged(reference, reference, self.labels)})
-            ours = paired.right(self.logits("ours", runtime), self.labels) if "ours" in self.made else None
+            mine = table.OURS[runtime]
+            ours = paired.right(self.logits(mine, runtime), self.labels) if mine in self.made else None
             for name, maker in self.makers.items():
-                if maker.python != "ours" and maker.runtime != runtime:
+                if maker.runtime != runtime and not (maker.python == "ours" and self.file(name).suffix == ".onnx"):
                     continue
                 found = self.logits(name, runtime)
                 row = {"artifact": name, "runtime": runtime, **judged(reference, found, self.labels)}
-                if name != "ours" and ours is not None:
+                if name != mine and ours is not None:
                     row["p"] = round(paired.mcnemar(ours, paired.right(found, self.labels)), 4)
                 rows.append(row)
         return {"rows": rows}
@@ -226,7 +232,7 @@ def run(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     """Make all artifacts of one network and measure what was asked for; other parts' numbers stay."""
     started, bench = time.monotonic(), Bench(name, asked)
     bench.make_fp32()
-    for maker in (Maker("ours", "ours", "ours", "{}"), *asked.ours, *PEERS):
+    for maker in (*OURS, *asked.ours, *PEERS):
         if maker.python == "ours" or asked.peers is None or maker.python in asked.peers:
             bench.make(maker)
     entry = read().get("networks", {}).get(name, {})

@@ -22,8 +22,7 @@ def quantize(weights: Path, images: Path, out: Path, variant: str) -> str:
     context = Context(Data("images", classes, split, split, split, images.stem), reference=model)
     knobs = {"calibration_images": len(split), **json.loads(variant)}
     quantized = rescompress.quantize(rescompress.fuse(model, context), context, **knobs)
-    rescompress.export(quantized, "onnx", out)
-    return "model.onnx"
+    return str(rescompress.export(quantized, knobs.get("runtime", "onnxruntime"), out).manifest.entry)
 
 
 if __name__ == "__main__":

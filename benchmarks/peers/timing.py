@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from peers.player import Player
+from peers.table import OURS
 from rescompress.benchmarking import machine, statistics, validity
 
 WARM_UP_S, LEAD_IN, RING = 0.3, 0.1, 64
@@ -72,7 +73,7 @@ def rows(candidates: Sequence[Candidate], done: Sequence[list[list[Times]]]) -> 
     """Medians and ratios with their intervals; ``ours`` holds the ratio of our latency to this row's."""
     rng = np.random.default_rng(0)
     taken = [[np.concatenate(blocks[i]) for blocks in done] for i in range(len(candidates))]
-    mine = {one.runtime: taken[i] for i, one in enumerate(candidates) if one.name == "ours"}
+    mine = {one.runtime: taken[i] for i, one in enumerate(candidates) if one.name == OURS[one.runtime]}
     found = []
     for one, launches in zip(candidates, taken, strict=True):
         against = statistics.ratio(launches, taken[0], rng)
