@@ -6,8 +6,8 @@
 All tools start from the same FP32 ONNX file (ours from the checkpoint, so its seconds hold the export) and the same
 calibration images, with default settings unless the row's name says otherwise. Accuracy is that of the artifact in its
 runtime, on images that nobody calibrated on, paired with FP32 in the same runtime; p is McNemar's exact one of ours, as
-made for that runtime, against the row. Latency is one process per artifact, interleaved, one thread, batch 1, against
-ONNX Runtime's FP32.
+made for that runtime, against the row. Latency is one process per artifact, interleaved, one thread, batch 1; ratios
+are against ONNX Runtime's FP32.
 Peers run in Pythons of their own (``python -m venv``; ModelOpt pins an older ONNX Runtime); one that isn't named is
 left out, and the result says so. What peers made and what artifacts answered is kept under ``runs/int8_cpu``, ours is
 made anew each time. Networks are added to ``results/int8_cpu.json`` one by one, so that a single one can be run again.
@@ -242,8 +242,7 @@ def run(name: str, asked: argparse.Namespace) -> dict[str, Any]:
         artifact: {column: facts[column] for column in kept if column in facts}
         for artifact, facts in bench.made.items()
     }
-    minutes = round((time.monotonic() - started) / 60, 1)
-    calibrated = networks.CALIBRATING[bench.network.images]
+    minutes, calibrated = round((time.monotonic() - started) / 60, 1), networks.CALIBRATING[bench.network.images]
     entry |= {"missing": bench.missing, "calibrated": calibrated, "judged": len(bench.labels), "minutes": minutes}
     return {**entry, "environment": vars(machine.environment())}
 

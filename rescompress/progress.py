@@ -40,7 +40,7 @@ def gathered() -> Iterator[list[str]]:
     try:
         yield notes
     finally:
-        _gathering.remove(notes)
+        _gathering[:] = [others for others in _gathering if others is not notes]  # equal ones may be of somebody else
 
 
 def track(
