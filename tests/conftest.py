@@ -33,7 +33,7 @@ SHARED = ("survivor", "finished", "trained", "quantized")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that read a whole run go first: those of the pipeline, which kill runs, to one process, the rest to another.
+    """Tests that read a whole run go first: the pipeline's to one process, the rest to another.
 
     A file goes to one process as a whole, or each process would make what its tests share.
     """

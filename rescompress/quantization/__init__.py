@@ -85,7 +85,7 @@ def quantize(
         runtime: whose scheme (signedness, symmetry, placement) is followed.
         cpu: the processor that it is made for; on x86 without VNNI, weights are kept from overflowing 16 bits.
         observer: how an activation's range is read off its histogram.
-        weights: what sets a weight's scale; none means mse for 4 bits, minmax for 8.
+        weights: what sets a weight's scale; none means mse where 4 bits are learned, else minmax.
         calibration: a file that calibrate wrote, of this very network and these images; none calibrates now.
         calibration_images: images of the calibration split that are shown to the network.
         calibration_batch: images per calibration step; none takes what memory likes. It changes rounding only.
@@ -112,7 +112,9 @@ def quantize(
     if target.static:
         work.calibrate(calibration, calibration_images, calibration_batch)
         work.remedy(equalization, absorption)
-    work.place(OBSERVERS.bind(observer), weights)
+    # What rounding to nearest loses at large weights, learning how to round makes up for.
+    narrow = target.narrow and ROUNDINGS.module(rounding).SHOWN
+    work.place(OBSERVERS.bind(observer), weights or ("mse" if narrow else "minmax"))
     work.guard()
     work.round(ROUNDINGS.bind(rounding), calibration_images, ctx.generator("rounding"))
     work.mix(max_drop, calibration_images, correction)

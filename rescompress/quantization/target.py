@@ -7,7 +7,6 @@ from torch import fx
 
 from rescompress.cpu import Kernels
 from rescompress.placement import Kind, hindered, place
-from rescompress.quantization.ranges import WeightObserver
 from rescompress.schemes import scheme_for
 from rescompress.sites import Site
 
@@ -41,13 +40,8 @@ class Target:
 
     @property
     def narrow(self) -> bool:
-        """Whether weights have 4 bits: so few steps that clipping and learning how to round pay."""
+        """Whether weights have 4 bits: so few steps that learning how to round pays."""
         return self.precision == "w4" or self.weight_bits == 4
-
-    @property
-    def weights(self) -> WeightObserver:
-        """What sets a weight's scale unless somebody says otherwise."""
-        return "mse" if self.narrow else "minmax"
 
     def sites(self, bare: fx.GraphModule, floats: Collection[str] = ()) -> tuple[Site, ...]:
         """Where fake-quants stand in a float graph if some more layers stay in float."""

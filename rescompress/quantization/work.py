@@ -110,11 +110,11 @@ class Work:
         known = self._found.channels
         return {name: each.reaching(known[name]) if name in known else each for name, each in seen.items()}
 
-    def place(self, observer: Observer, weights: WeightObserver | None) -> None:
+    def place(self, observer: Observer, weights: WeightObserver) -> None:
         """Put fake-quants where the runtime wants them, and set their scales."""
         self._bare = graph.clone(self.traced)
         fakequant.insert(self.traced, self._target.sites(self._bare))
-        set_ranges(self.traced, self._found.histograms, observer, self.shown(SAMPLE), weights or self._target.weights)
+        set_ranges(self.traced, self._found.histograms, observer, self.shown(SAMPLE), weights)
 
     def guard(self, *, tell: bool = True) -> None:
         """Keep weights from overflowing 16 bits where the processor adds products in them."""

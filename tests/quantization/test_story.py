@@ -124,6 +124,16 @@ def test_4_bits_are_learned_where_there_are_images(
         assert "learned" not in made(net, ctx, weight_bits=4, rounding="nearest")[1]
 
 
+def test_four_bits_that_are_rounded_to_nearest_reach_the_largest_weight(net: nn.Module) -> None:
+    model, _ = made(net, Context(), precision="w4")
+    tensors = dict(net.named_parameters()) | dict(net.named_buffers())
+    assert all(site.is_weight for site in sites_of(model))
+    for site in sites_of(model):
+        largest = tensors[site.value].flatten(1).abs().amax(1)
+        scale = fakequant.quantizer_of(model, site).scale
+        assert torch.allclose(scale, torch.where(largest > 0, largest / 7, 1.0))
+
+
 @pytest.mark.parametrize(
     "runtime", ["tensorrt", *(pytest.param(name, marks=pytest.mark.slow) for name in ("openvino", "coreml", "litert"))]
 )
