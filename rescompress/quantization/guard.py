@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, fx
 
-from rescompress import graph
+from rescompress import graph, progress
 from rescompress.cpu import Kernels
 from rescompress.fakequant import WEIGHT_LIMITS, FakeQuantize
 from rescompress.metrics import sqnr_db
@@ -73,7 +73,7 @@ def guard(
         The layers that were changed.
     """
     found = []
-    for node in traced.graph.nodes if cpu == "avx2" else ():
+    for node in progress.track(list(traced.graph.nodes) if cpu == "avx2" else [], "guard"):
         quantizers = operands(traced, node)
         if quantizers is not None:
             largest = _largest(node, quantizers[0], channels, headroom)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from rescompress import fakequant, graph, metrics
+from rescompress import fakequant, graph, metrics, progress
 
 Packing = Literal["rows", "blocks"]
 """``rows``: one row of all kernel positions, channels innermost (im2col and matrix multiply, as in ONNX Runtime's MLAS
@@ -182,7 +182,8 @@ def operands(traced: fx.GraphModule, node: fx.Node) -> tuple[fakequant.FakeQuant
 def sqnr_db(traced: fx.GraphModule, images: Float[Tensor, "n 3 h w"], packing: Packing = "rows") -> float:
     """SQNR of what the network gives where kernels saturate, against the float network in the same graph, in dB."""
     with torch.no_grad():
-        seen = Saturating(traced, packing).run(images)
+        few = progress.track(torch.split(images, 1), "simulate saturation")
+        seen = torch.cat([Saturating(traced, packing).run(image) for image in few])
         with fakequant.passing(traced):
             reference = traced(images)
     return metrics.sqnr_db(reference.numpy(), seen.numpy())
