@@ -75,10 +75,11 @@ def measure(asked: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
         np.save(work / "images.npy", np.concatenate([images.numpy() for images, _ in steps]))
         for key in asked.only.split(","):
             name, script, variant = TOOLS[key]
-            (work / key).mkdir(exist_ok=True)
+            place = work / f"{key}-{count}"
+            place.mkdir()
             given = (weights, packed) if key == "ours" else (work / "fp32" / "model.onnx", work / "images.npy")
             python = pythons.get(key, sys.executable)
-            cost = run([python, SCRIPTS / f"{script}.py", *given, work / key, variant or count], asked)
+            cost = run([python, SCRIPTS / f"{script}.py", *given, place, variant or count], asked)
             if str(cost.get("died")).startswith("ModuleNotFoundError"):
                 print(f"{name} is left out: {cost['died']}", flush=True)
                 continue
