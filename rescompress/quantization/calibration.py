@@ -23,7 +23,7 @@ __all__ = ["BINS", "Histogram", "Statistics", "calibrate", "candidates", "collec
 SAVE_EVERY_S = 10.0
 """An interrupted calibration loses no more than this."""
 PIXELS, MOST = 2 * 224 * 224, 32
-"""Of a step's images, and their number: larger steps take memory and no less time."""
+"""Of a step's images together, and their number: larger steps take memory and no less time."""
 
 
 @checked

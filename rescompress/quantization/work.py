@@ -14,7 +14,7 @@ from rescompress.context import Context
 from rescompress.data import Data
 from rescompress.edits import edits
 from rescompress.quantization import checks, saturation, sensitivity, statistics
-from rescompress.quantization.calibration import Statistics, collect
+from rescompress.quantization.calibration import PIXELS, Statistics, collect
 from rescompress.quantization.channels import Channels, watch_channels
 from rescompress.quantization.correction import How, correct
 from rescompress.quantization.equalization import absorb, equalize
@@ -29,7 +29,7 @@ from rescompress.training import Schedule
 Remedy = Literal["auto", "on", "off"]
 Correction = How | Literal["auto", "off"]
 SAMPLE, STEP, MOST = 32, 8, 512
-"""Images on which layers are looked at one by one; so many at a time; the most, of 32 pixels, that are held at once."""
+"""Images on which layers are looked at one by one; so many at a time at most; the most, of 32 pixels, held at once."""
 FEW = 4
 """Images on which saturating kernels are simulated, which takes long."""
 HELD_OUT, LEAST_HELD_OUT = 1024, 256
@@ -68,7 +68,8 @@ class Work:
         """The first calibration images, a few at a time; none where there are none."""
         if self._images is None:
             return iter(())
-        batches = data.batches(self._images.calibration, self._spec.preprocessing, STEP, count)
+        step = max(1, min(STEP, PIXELS // self._spec.preprocessing.crop**2))
+        batches = data.batches(self._images.calibration, self._spec.preprocessing, step, count)
         return (batch for batch, _ in batches)
 
     def calibrate(self, file: Path | None, count: int, batch: int | None) -> None:
@@ -123,9 +124,10 @@ class Work:
         before = graph.clone(self.traced) if tell else self.traced
         channels = {**self._found.channels, graph.INPUT: pixel_extremes(self._spec.preprocessing)}
         layers = guard(self.traced, channels, self._target.cpu)
-        sample = next(self.shown(FEW), None)
-        if layers and tell and sample is not None:
-            progress.note(sentence(layers, *(saturation.sqnr_db(each, sample[:FEW]) for each in (before, self.traced))))
+        sample = list(self.shown(FEW))
+        if layers and tell and sample:
+            images = torch.cat(sample)[:FEW]
+            progress.note(sentence(layers, *(saturation.sqnr_db(each, images) for each in (before, self.traced))))
 
     def round(self, rounding: Callable[..., tuple[str, ...]], images: int, generator: torch.Generator) -> None:
         """Decide for each weight whether it goes up or down."""
