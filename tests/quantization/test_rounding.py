@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
@@ -81,6 +81,8 @@ def weights_of(traced: fx.GraphModule) -> dict[str, tuple[Tensor, fakequant.Fake
 
 
 @settings(max_examples=5)
+@example(seed=68, groups=1, bits=4, per_channel=False, acts=False, unit="layer")  # nearest is no worse anywhere
+@example(seed=0, groups=1, bits=4, per_channel=False, acts=False, unit="layer")
 @given(
     seed=st.integers(0, 99),
     groups=st.sampled_from([1, 2, 4]),
@@ -95,7 +97,7 @@ def test_weights_lie_on_the_grid_beside_where_they_were(
     traced = made(seed, lambda: Net(4, groups), bits, per_channel, acts=acts)
     before = weights_of(traced)
     float_again = graph.clone(traced)
-    adaround(traced, correlated(), replace(QUICK, steps=8, unit=unit))
+    notes = adaround(traced, correlated(), replace(QUICK, steps=8, unit=unit))
     moved = 0
     for name, (weight, quantizer) in weights_of(traced).items():
         scale = quantizer.scale.double().view(-1, *[1] * (weight.dim() - 1))
@@ -111,8 +113,8 @@ def test_weights_lie_on_the_grid_beside_where_they_were(
         assert (steps.round() <= (held - 1e-4).ceil()).all()
         assert steps.round().min() >= low
         assert steps.round().max() <= high
-    assert moved
-    assert not torch.equal(traced(correlated()[0]), float_again(correlated()[0]))
+    assert bool(moved) == any("below nearest rounding" in note for note in notes)
+    assert bool(moved) != torch.equal(traced(correlated()[0]), float_again(correlated()[0]))
 
 
 def best_of_all(weight: Tensor, scale: Tensor, columns: Tensor, reach: int) -> tuple[Tensor, Tensor]:
