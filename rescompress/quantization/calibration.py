@@ -17,6 +17,7 @@ from rescompress.knobs import checked
 from rescompress.quantization import checks
 from rescompress.quantization.histogram import BINS, Histogram
 from rescompress.quantization.statistics import Origin, Statistics, load, origin_of
+from rescompress.spec import Preprocessing
 
 __all__ = ["BINS", "Histogram", "Statistics", "calibrate", "candidates", "collect", "gather"]
 
@@ -133,7 +134,7 @@ def collect(
     """
     split, preprocessing = images.calibration, models.spec_of(traced).preprocessing
     count = checks.images(split, calibration_images)
-    batch = batch or max(1, min(MOST, PIXELS // preprocessing.crop**2))
+    batch = batch or step_of(preprocessing)
     watched = candidates(traced) if watched is None else watched
     origin = origin_of(traced, images) if file is not None else Origin()
     made = _begun(Path(file), origin, count, watched) if file is not None else Statistics()
@@ -145,6 +146,11 @@ def collect(
             made.save(file)
             saved = time.monotonic()
     return made
+
+
+def step_of(preprocessing: Preprocessing, most: int = MOST) -> int:
+    """How many images are shown at a time: as many as are small together."""
+    return max(1, min(most, PIXELS // preprocessing.crop**2))
 
 
 def _begun(file: Path, origin: Origin, count: int, watched: Collection[str]) -> Statistics:

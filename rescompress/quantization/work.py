@@ -14,7 +14,7 @@ from rescompress.context import Context
 from rescompress.data import Data
 from rescompress.edits import edits
 from rescompress.quantization import checks, saturation, sensitivity, statistics
-from rescompress.quantization.calibration import PIXELS, Statistics, collect
+from rescompress.quantization.calibration import Statistics, collect, step_of
 from rescompress.quantization.channels import Channels, watch_channels
 from rescompress.quantization.correction import How, correct
 from rescompress.quantization.equalization import absorb, equalize
@@ -68,8 +68,8 @@ class Work:
         """The first calibration images, a few at a time; none where there are none."""
         if self._images is None:
             return iter(())
-        step = max(1, min(STEP, PIXELS // self._spec.preprocessing.crop**2))
-        batches = data.batches(self._images.calibration, self._spec.preprocessing, step, count)
+        preprocessing = self._spec.preprocessing
+        batches = data.batches(self._images.calibration, preprocessing, step_of(preprocessing, STEP), count)
         return (batch for batch, _ in batches)
 
     def calibrate(self, file: Path | None, count: int, batch: int | None) -> None:

@@ -117,6 +117,14 @@ def test_weights_lie_on_the_grid_beside_where_they_were(
     assert bool(moved) != torch.equal(traced(correlated()[0]), float_again(correlated()[0]))
 
 
+def test_learned_rounding_moves_weights_where_that_helps() -> None:
+    traced = made(0, lambda: Net(4, 1), 4, False, acts=False)
+    before = weights_of(traced)
+    notes = adaround(traced, correlated(), replace(QUICK, steps=8, unit="layer"))
+    assert any("below nearest rounding" in note for note in notes)
+    assert any(not torch.equal(weight, before[name][0]) for name, (weight, _) in weights_of(traced).items())
+
+
 def best_of_all(weight: Tensor, scale: Tensor, columns: Tensor, reach: int) -> tuple[Tensor, Tensor]:
     """Per channel, the least squared error over all ways to round up or down, and that of rounding to nearest."""
     gram = columns.T @ columns / len(columns)
