@@ -9,14 +9,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
 from rescompress.errors import InputRefused, ResourceExhausted
-from rescompress.spec import ModelSpec, Precision
+from rescompress.spec import Floats, ModelSpec, Precision
 
 MANIFEST = "manifest.json"
 SCHEMA = "rescompress.artifact/1"
@@ -34,6 +34,8 @@ class Manifest:
         precision: what of the model is integers.
         source_sha256: SHA-256 of the checkpoint that was exported.
         key: digest of everything that the artifact depends on.
+        knobs: of the backend's ``export``, each with its value. ``preprocess`` and ``softmax`` say what goes in and
+            comes out, ``floats`` what is computed in where integers aren't.
     """
 
     schema: str
@@ -47,6 +49,22 @@ class Manifest:
     source: str
     source_sha256: str
     key: str
+    knobs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def floats(self) -> Floats:
+        """What is computed in where integers aren't."""
+        return cast(Floats, self.knobs.get("floats", "fp32"))
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether it takes bytes ``[n, h, w, 3]``, RGB, as decoded and cropped; else normalized ``[n, 3, h, w]``."""
+        return bool(self.knobs.get("preprocess"))
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether it gives probabilities; else logits or maps."""
+        return bool(self.knobs.get("softmax"))
 
 
 @dataclass(frozen=True)

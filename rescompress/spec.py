@@ -6,6 +6,11 @@ from typing import Any, ClassVar, Literal
 Precision = Literal["fp32", "int8", "w4a8", "dynamic", "w8", "w4"]
 """What of a model is integers: nothing; weights and activations, or with weights in 4 bits; weights, and activations by
 their range at run time; weights alone, in 8 or in 4 bits."""
+Floats = Literal["fp32", "fp16", "bf16"]
+"""What is computed in where integers aren't."""
+Rung = Literal["L0", "L1", "L2", "L3"]
+"""How far an artifact is proven: L0 written; L1 contract-tested against the vendor's real API; L2 executed, in the
+vendor's runtime or in a bit-faithful interpreter, and verified; L3 timed on the device."""
 Verdict = Literal["VALID", "INDICATIVE", "INVALID"]
 Output = Literal["logits", "maps"]
 
@@ -143,11 +148,13 @@ class PrecisionReport:
         layers: each convolution, linear layer, add and pool of the exported model.
         op_counts: how many nodes of each type the optimized graph has.
         int8_nodes: how many of its nodes compute in integers, of all that do more than move values.
+        notes: what stands out, a sentence each: islands of float between integers, stray Q/DQ, a predicted fusion.
     """
 
     layers: tuple[LayerPrecision, ...]
     op_counts: dict[str, int]
     int8_nodes: Proportion = Proportion(0, 0)
+    notes: tuple[str, ...] = ()
 
     def int8_share(self, op: str) -> Proportion:
         """How many of the layers with this op (``conv``, ``add``, ``linear``, ``pool``) run in INT8."""

@@ -1,7 +1,7 @@
 """A session in a process of its own: requests go in, answers come out, a crash stays outside.
 
-A message is one line of JSON and, where it says ``"shape"``, so many raw little-endian float32 behind it. The child's
-standard output is moved to standard error first, so that nothing a runtime prints can break a message.
+A message is one line of JSON and, where it says ``"shape"``, so many raw little-endian float32 behind it, or bytes.
+The child's standard output is moved to standard error first, so that nothing a runtime prints can break a message.
 """
 
 import contextlib
@@ -16,13 +16,14 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rescompress import backends, errors
 from rescompress.artifact import Artifact, open_artifact
+from rescompress.backends import Images
 from rescompress.errors import RescompressError, WorkerCrashed
 
 Array = NDArray[np.float32]
@@ -73,13 +74,13 @@ class Worker:
         """Load one more artifact in the same process; its place is the count of those before it."""
         self._ask({"do": "load", "folder": str(folder)})
 
-    def run(self, images: Array) -> Array:
-        """Images ``[n, 3, h, w]`` to logits ``[n, classes]``."""
+    def run(self, images: Images) -> Array:
+        """Images as the artifact takes them to logits ``[n, classes]``, or to what else it gives."""
         answer = self._ask({"do": "run"}, images)
         assert isinstance(answer, np.ndarray)
         return answer
 
-    def hold(self, images: Array, place: int = 0) -> None:
+    def hold(self, images: Images, place: int = 0) -> None:
         """Keep a ring of images in the child for ``time``."""
         self._ask({"do": "hold", "place": place}, images)
 
@@ -95,7 +96,7 @@ class Worker:
         assert isinstance(answer, dict)
         return dict(answer["report"])
 
-    def _ask(self, request: dict[str, Any], images: Array | None = None) -> dict[str, Any] | Array:
+    def _ask(self, request: dict[str, Any], images: Images | None = None) -> dict[str, Any] | Array:
         assert self._process.stdin
         assert self._process.stdout
         watchdog = threading.Timer(TIMEOUT_S, self._process.kill)
@@ -111,7 +112,7 @@ class Worker:
         if "error" in answer:
             kind = getattr(errors, answer["error"], RescompressError)
             raise kind(answer["fact"], answer["remedy"])
-        return answer if array is None else array
+        return answer if array is None else cast(Array, array)
 
     def _crashed(self, late: bool) -> WorkerCrashed:
         code = self._process.wait()
@@ -129,28 +130,30 @@ class Worker:
         )
 
 
-def _send(pipe: IO[bytes], message: dict[str, Any], array: Array | None = None) -> None:
+def _send(pipe: IO[bytes], message: dict[str, Any], array: Images | None = None) -> None:
     if array is not None:
-        array = np.ascontiguousarray(array, dtype="<f4")
-        message = {**message, "shape": array.shape}
+        kind = "u1" if array.dtype == np.uint8 else "<f4"
+        array = np.ascontiguousarray(array, dtype=kind)
+        message = {**message, "shape": array.shape, "type": kind}
     pipe.write(json.dumps(message).encode() + b"\n")
     if array is not None:
         pipe.write(array.tobytes())
     pipe.flush()
 
 
-def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], Array | None]:
+def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], Images | None]:
     line = pipe.readline()
     if not line.endswith(b"\n"):
         raise EOFError
     message = json.loads(line)
     if "shape" not in message:
         return message, None
-    size = 4 * int(np.prod(message["shape"]))
+    kind = np.dtype(message["type"])
+    size = kind.itemsize * int(np.prod(message["shape"]))
     data = pipe.read(size)
     if len(data) != size:
         raise EOFError
-    return message, np.frombuffer(data, "<f4").reshape(message["shape"])
+    return message, np.frombuffer(data, kind).reshape(message["shape"])
 
 
 @dataclass
@@ -159,7 +162,7 @@ class _Loaded:
 
     artifact: Artifact
     session: backends.Session
-    ring: Array
+    ring: Images
 
     @property
     def backend(self) -> backends.Backend:
@@ -193,8 +196,8 @@ def _load(folder: Path, threads: int, stack: contextlib.ExitStack) -> _Loaded:
 
 
 def _answer(
-    to: _Loaded, request: dict[str, Any], images: Array | None, order: random.Random
-) -> tuple[dict[str, Any], Array | None]:
+    to: _Loaded, request: dict[str, Any], images: Images | None, order: random.Random
+) -> tuple[dict[str, Any], Images | None]:
     """What is said to a request that one session can answer."""
     if request["do"] == "run":
         assert images is not None
@@ -213,14 +216,14 @@ def _refuse(answers: IO[bytes], error: RescompressError) -> None:
     _send(answers, {"error": type(error).__name__, "fact": error.fact, "remedy": error.remedy})
 
 
-def _time(session: backends.Session, ring: Array, request: dict[str, Any], order: random.Random) -> list[int]:
+def _time(session: backends.Session, ring: Images, request: dict[str, Any], order: random.Random) -> list[int]:
     """Time single batches, each made ready before its clock starts."""
     batch: int = request["batch"]
     ns: list[int] = []
     end = time.perf_counter_ns() + int(request["seconds"] * 1e9)
     while time.perf_counter_ns() < end or len(ns) < request["at_least"]:
         start = order.randrange(len(ring) - batch + 1)
-        images = np.ascontiguousarray(ring[start : start + batch])
+        images = cast(Images, np.ascontiguousarray(ring[start : start + batch]))
         begin = time.perf_counter_ns()
         session.run(images)
         ns.append(time.perf_counter_ns() - begin)

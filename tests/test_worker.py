@@ -41,6 +41,7 @@ def test_audit_comes_through(odd):
             "layers": [{"layer": "conv1", "op": "conv", "precision": "int8"}],
             "op_counts": {"QLinearConv": 1},
             "int8_nodes": {"correct": 0, "total": 0},
+            "notes": [],
         }
 
 

@@ -12,7 +12,7 @@ from rescompress import catalog
 from rescompress.artifact import Artifact
 from rescompress.errors import BackendMissing
 from rescompress.schemes import QuantScheme
-from rescompress.spec import ModelSpec, PrecisionReport
+from rescompress.spec import ModelSpec, PrecisionReport, Rung
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 PACKAGE = "rescompress.backends"
 FORMATS = {"onnx": "onnxruntime"}
 """File formats by which people call a backend."""
+
+
+Images = NDArray[np.float32] | NDArray[np.uint8]
 
 
 class Session(Protocol):
@@ -31,8 +34,13 @@ class Session(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Preprocessed images ``[n, 3, h, w]`` to logits ``[n, classes]``, or to all maps, one row an image."""
+    def run(self, images: Images) -> NDArray[np.float32]:
+        """Images to logits ``[n, classes]``, to probabilities, or to all maps, one row an image.
+
+        Args:
+            images: preprocessed, ``[n, 3, h, w]`` in float32; or pixels, ``[n, h, w, 3]`` in uint8, RGB, where the
+                manifest says so.
+        """
         ...
 
 
@@ -44,6 +52,13 @@ class Backend(Protocol):
 
     def missing(self) -> str | None:
         """The pip requirement that is not installed here, or None."""
+        ...
+
+    def rung(self) -> tuple[Rung, str]:
+        """The highest rung that an artifact can climb on this machine, and a sentence that says what hinders more.
+
+        Below L2, ``load`` may still run something that stands in for the runtime; that climbs no rung.
+        """
         ...
 
     def versions(self) -> dict[str, str]:

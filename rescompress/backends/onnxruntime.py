@@ -15,7 +15,7 @@ from pydantic import Field
 from rescompress.artifact import Artifact
 from rescompress.errors import BackendMissing, InputRefused
 from rescompress.schemes import ONNXRUNTIME
-from rescompress.spec import LayerPrecision, ModelSpec, PrecisionReport, Proportion
+from rescompress.spec import LayerPrecision, ModelSpec, PrecisionReport, Proportion, Rung
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,6 +52,11 @@ def missing() -> str | None:
     """The pip requirement that is not installed here, or None."""
     absent = [package for package in PACKAGES if util.find_spec(package) is None]
     return REQUIREMENT if absent else None
+
+
+def rung() -> tuple[Rung, str]:
+    """The highest rung that an artifact can climb on this machine, and what hinders more."""
+    return "L3", ""
 
 
 def versions() -> dict[str, str]:

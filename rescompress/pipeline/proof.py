@@ -62,7 +62,10 @@ def export_artifact(
 
     def describe(entry: str, files: dict[str, str]) -> Manifest:
         precision = precision_of(fakequant.sites_of(model))
-        return Manifest(SCHEMA, __version__, backend, label, precision, entry, files, spec, source, source_sha256, key)
+        given = knobs.plain(filled)
+        return Manifest(
+            SCHEMA, __version__, backend, label, precision, entry, files, spec, source, source_sha256, key, given
+        )
 
     return artifact.write_artifact(folder, fill, describe)
 
