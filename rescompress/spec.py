@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from rescompress.agreement import Evidence
+from rescompress.agreement import Proportion as Proportion
+
 Precision = Literal["fp32", "int8", "w4a8", "dynamic", "w8", "w4"]
 """What of a model is integers: nothing; weights and activations, or with weights in 4 bits; weights, and activations by
 their range at run time; weights alone, in 8 or in 4 bits."""
@@ -73,23 +76,6 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
-class Proportion:
-    """So many of so many."""
-
-    correct: int
-    total: int
-
-    @property
-    def percent(self) -> float:
-        """The share, in percent; NaN of nothing."""
-        return 100 * self.correct / self.total if self.total else float("nan")
-
-    def __bool__(self) -> bool:
-        """Whether there was anything to count."""
-        return self.total > 0
-
-
-@dataclass(frozen=True)
 class LayerCost:
     """What one convolution or linear layer costs, for one image."""
 
@@ -153,7 +139,7 @@ class PrecisionReport:
 
     layers: tuple[LayerPrecision, ...]
     op_counts: dict[str, int]
-    int8_nodes: Proportion = Proportion(0, 0)
+    int8_nodes: Proportion = field(default=Proportion(0, 0))
     notes: tuple[str, ...] = ()
 
     def int8_share(self, op: str) -> Proportion:
@@ -175,6 +161,9 @@ class VerificationRow:
         inputs: ``test split`` or ``noise`` (seeded normal images, where no data is given).
         precision: what of the exported model is integers; the thresholds are this precision's.
         failures: the thresholds that were crossed, a sentence each; empty means verified.
+        floats: what is computed in where integers aren't.
+        rung: what this verification proves: L2 if the runtime itself ran and nothing failed.
+        evidence: what else was measured, and the thresholds.
     """
 
     label: str
@@ -187,6 +176,9 @@ class VerificationRow:
     agreement: Proportion
     precision: Precision
     failures: tuple[str, ...]
+    floats: Floats = "fp32"
+    rung: Rung = "L0"
+    evidence: Evidence = field(default_factory=Evidence)
 
 
 @dataclass(frozen=True)
