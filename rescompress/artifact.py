@@ -36,6 +36,7 @@ class Manifest:
         key: digest of everything that the artifact depends on.
         knobs: of the backend's ``export``, each with its value. ``preprocess`` and ``softmax`` say what goes in and
             comes out, ``floats`` what is computed in where integers aren't.
+        notes: what exporting had to say, a sentence each.
     """
 
     schema: str
@@ -50,6 +51,7 @@ class Manifest:
     source_sha256: str
     key: str
     knobs: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def floats(self) -> Floats:

@@ -110,11 +110,12 @@ class StageRow:
     cost: Cost
     accuracy: Proportion | None
     notes: tuple[str, ...] = ()
+    runtime: str = ""
 
     @property
     def label(self) -> str:
-        """Folder-safe name, such as ``01-prune``."""
-        return f"{self.index:02d}-{self.stage}"
+        """Folder-safe name, such as ``01-prune``, or ``02-quantize-openvino`` where a stage was done for several."""
+        return f"{self.index:02d}-{self.stage}" + (f"-{self.runtime}" if self.runtime else "")
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class PrecisionReport:
         layers: each convolution, linear layer, add and pool of the exported model.
         op_counts: how many nodes of each type the optimized graph has.
         int8_nodes: how many of its nodes compute in integers, of all that do more than move values.
-        notes: what stands out, a sentence each: islands of float between integers, stray Q/DQ, a predicted fusion.
+        notes: what stands out, a sentence each.
     """
 
     layers: tuple[LayerPrecision, ...]
@@ -226,7 +227,10 @@ class BenchmarkRow:
 
 @dataclass(frozen=True)
 class ArtifactRow:
-    """One exported artifact: where it is, what it weighs, what was proven about it."""
+    """One exported artifact: where it is, what it weighs, what was proven about it.
+
+    ``highest`` is the highest rung that its backend can climb here, and ``hindrance`` a sentence on what hinders more.
+    """
 
     label: str
     backend: str
@@ -235,6 +239,10 @@ class ArtifactRow:
     size_bytes: int
     precision: PrecisionReport
     verification: VerificationRow
+    highest: Rung = "L3"
+    hindrance: str = ""
+    floats: Floats = "fp32"
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

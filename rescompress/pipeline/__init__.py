@@ -12,7 +12,7 @@ from rescompress.benchmarking import machine
 from rescompress.context import fit_data
 from rescompress.data import Data
 from rescompress.errors import GateFailed, TargetsFailed
-from rescompress.pipeline import proof
+from rescompress.pipeline import branches, proof
 from rescompress.pipeline.folder import RunFolder
 from rescompress.pipeline.stages import Origin, open_origin, run_stages
 from rescompress.recipe import Recipe
@@ -90,7 +90,7 @@ def plan(job: Recipe, out: Path | str | None = None) -> tuple[str, ...]:
     path = Path(out) if out else RUNS / f"{job.name}-{job.digest}"
     model = job.model.model_dump(exclude_defaults=True)
     lines = [f"folder: {path}", f"model: {_flow(model)}", f"data: {_flow(job.data)}"]
-    lines += [f"stage {i}: {step.stage} {_flow(step.knobs)}" for i, step in enumerate(job.stages, 1)]
+    lines += [f"stage {one.index}: {one.step.stage} {_flow(one.step.knobs)}" for one in branches.plan(job)]
     lines += [f"export: {_only(target)}, {job.prove} stages, each audited and verified" for target in job.export]
     if job.export and job.benchmark is not False:
         lines.append(f"benchmark: {_flow(job.benchmark)}")
@@ -146,10 +146,10 @@ def _gate(job: Recipe, stages: Sequence[StageRow], artifacts: Sequence[ArtifactR
         return None
     pairs = [("eager PyTorch", stages[0].accuracy, stages[-1].accuracy)]
     if artifacts:
-        of_last = [row for row in artifacts if row.label == artifacts[-1].label]
+        last = {row.backend: row.verification.accuracy for row in artifacts}
         first = {row.backend: row.verification.accuracy for row in reversed(artifacts)}
-        pairs = [(row.backend, first[row.backend], row.verification.accuracy) for row in of_last]
-    drops = {name: base.percent - last.percent for name, base, last in pairs if base and last}
+        pairs = [(name, first[name], accuracy) for name, accuracy in last.items()]
+    drops = {name: base.percent - final.percent for name, base, final in pairs if base and final}
     reasons = [
         f"{name} lost {drop:.2f} points of top-1; {job.max_accuracy_drop:g} are allowed."
         for name, drop in drops.items()

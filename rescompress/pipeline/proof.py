@@ -12,6 +12,7 @@ from rescompress.artifact import MANIFEST, SCHEMA, Artifact, Manifest, digest, o
 from rescompress.benchmarking import benchmark, machine
 from rescompress.data import Data
 from rescompress.errors import InputRefused, RescompressError
+from rescompress.pipeline.branches import of_target
 from rescompress.pipeline.folder import RunFolder
 from rescompress.pipeline.stages import load_stage
 from rescompress.recipe import Recipe
@@ -31,10 +32,11 @@ def prove(
     Returns:
         The rows, and a sentence for each target that failed with an expected error.
     """
-    chosen = stages if job.prove == "all" else (stages[0], *stages[1:][-1:])
     rows, failed = [], []
     for target in job.export:
         name, filled = knobs.only_item(target)
+        own = of_target(stages, name)
+        chosen = own if job.prove == "all" else (own[0], *own[1:][-1:])
         try:
             rows += [_prove_one(job, folder, stage, name, filled, opened) for stage in chosen]
         except RescompressError as error:
@@ -57,15 +59,19 @@ def export_artifact(
     """Let a backend write a model's artifact, with a manifest beside it, atomically."""
     spec = models.spec_of(model)
 
+    notes: list[str] = []
+
     def fill(empty: Path) -> str:
-        return backends.require(backend).export(model, spec, empty, **filled)
+        with progress.gathered() as said:
+            entry = backends.require(backend).export(model, spec, empty, **filled)
+        notes.extend(said)
+        return entry
 
     def describe(entry: str, files: dict[str, str]) -> Manifest:
         precision = precision_of(fakequant.sites_of(model))
         given = knobs.plain(filled)
-        return Manifest(
-            SCHEMA, __version__, backend, label, precision, entry, files, spec, source, source_sha256, key, given
-        )
+        known = (SCHEMA, __version__, backend, label, precision, entry, files, spec, source, source_sha256, key)
+        return Manifest(*known, given, tuple(notes))
 
     return artifact.write_artifact(folder, fill, describe)
 
@@ -73,7 +79,8 @@ def export_artifact(
 def time(
     job: Recipe, folder: RunFolder, rows: Sequence[ArtifactRow], opened: Data | None, environment: Environment
 ) -> BenchmarkRow | None:
-    """Time all artifacts interleaved in one run; None where the recipe asks for no benchmark."""
+    """Time all artifacts that run on this machine's own device, interleaved; None where there is nothing to time."""
+    rows = [row for row in rows if row.highest == "L3"]
     if job.benchmark is False or not rows:
         return None
     key = digest([[row.sha256 for row in rows], job.benchmark, machine.fingerprint(environment)])
@@ -93,7 +100,7 @@ def _prove_one(
     job: Recipe, folder: RunFolder, stage: StageRow, backend: str, filled: dict[str, Any], opened: Data | None
 ) -> ArtifactRow:
     place = folder.artifacts / backend / stage.label
-    versions = backends.get(backend).versions()
+    versions, rung = backends.get(backend).versions(), backends.get(backend).rung()
     key = digest([stage.sha256, backend, knobs.plain(filled), versions, __version__])
     built, model = _existing(place, key), None
     if built is None:
@@ -103,7 +110,7 @@ def _prove_one(
         built = export_artifact(
             model, backend, filled, place, label=stage.label, source=source, source_sha256=stage.sha256, key=key
         )
-    row_key = digest([built.sha256, opened.fingerprint if opened else None, knobs.plain(job.verify)])
+    row_key = digest([built.sha256, opened.fingerprint if opened else None, knobs.plain(job.verify), rung])
     name = f"{backend}-{stage.label}"
     row = folder.row(name, row_key, ArtifactRow)
     if row is None:
@@ -115,6 +122,10 @@ def _prove_one(
             size_bytes=built.size_bytes,
             precision=audit(place),
             verification=verify(place, model or load_stage(folder, stage), opened, **job.verify),
+            highest=rung[0],
+            hindrance=rung[1],
+            floats=built.manifest.floats,
+            notes=built.manifest.notes,
         )
         folder.keep_row(name, row_key, row)
     return row

@@ -18,9 +18,11 @@ from rescompress.data import Data
 from rescompress.edits import edits
 from rescompress.errors import BackendMissing, InputRefused, RecipeError
 from rescompress.metrics import top1
+from rescompress.pipeline import branches
+from rescompress.pipeline.branches import Planned
 from rescompress.pipeline.folder import RunFolder
 from rescompress.recipe import ModelChoice, Recipe, Step, order
-from rescompress.spec import AS_IN_FILE, ModelSpec, Proportion, StageRow
+from rescompress.spec import AS_IN_FILE, Cost, ModelSpec, Proportion, StageRow
 
 BASELINE = "baseline"
 EVALUATION_BATCH = 128
@@ -97,18 +99,19 @@ def run_stages(job: Recipe, folder: RunFolder, origin: Origin, opened: Data | No
     A stage always starts from the file that the one before it wrote, so that a resumed run gives the same bytes. Where
     several processes do the job, the main one writes and the others follow what it finds.
     """
-    steps = (Step(BASELINE, {}), *job.stages)
+    steps = (Planned(0, Step(BASELINE, {})), *branches.plan(job))
     key = digest([__version__, origin.key, opened.fingerprint if opened else None, job.seed])
     ctx = Context(opened, job.seed, device=_device(job.device), trackers=job.trackers)
     rows: list[StageRow] = []
-    for index, step in enumerate(steps):
-        key = digest([key, step.stage, knobs.plain(step.knobs), *_files(step)])
-        label = f"{index:02d}-{step.stage}"
+    for planned in steps:
+        before = [row for row in rows if row.index < planned.index]
+        key = digest([before[-1].key if before else key, planned.step.stage, *_content_of(planned.step)])
+        label = _begun(planned, key).label
         row = folder.stage(label, key) if processes.is_main() else None
         if processes.told(row is not None):
             row = row or folder.stage(label, key)
         else:
-            row = _run_stage(index, step, key, folder, origin, rows, ctx)
+            row = _run_stage(planned, key, folder, origin, before, ctx)
             if processes.is_main():
                 folder.keep_stage(row)
         assert row is not None
@@ -124,10 +127,11 @@ def load_stage(folder: RunFolder, row: StageRow) -> nn.Module:
 
 
 def _run_stage(
-    index: int, step: Step, key: str, folder: RunFolder, origin: Origin, rows: list[StageRow], ctx: Context
+    planned: Planned, key: str, folder: RunFolder, origin: Origin, rows: list[StageRow], ctx: Context
 ) -> StageRow:
     started = time.monotonic()
-    label = f"{index:02d}-{step.stage}"
+    step, begun = planned.step, _begun(planned, key)
+    label = begun.label
     file = folder.stages / f"{label}.safetensors"
     together = order.together(step.stage, step.knobs)
     if together:
@@ -138,23 +142,14 @@ def _run_stage(
     with progress.gathered() as notes:
         if processes.is_main() or together:
             with contextlib.nullcontext() if together else processes.apart():
-                model = _staged(step, folder, origin, rows, ctx)
+                model = _staged(planned, folder, origin, rows, ctx)
             if processes.is_main():
                 checkpoint.save(model, file)
     processes.wait()
     model = model if processes.is_main() else checkpoint.load(file)
     accuracy = _accuracy(model, ctx)
-    row = StageRow(
-        index=index,
-        stage=step.stage,
-        knobs=knobs.plain(step.knobs),
-        key=key,
-        checkpoint=file.name,
-        sha256=artifact.sha256_of(file),
-        cost=total_cost(model),
-        accuracy=accuracy,
-        notes=tuple(notes),
-    )
+    sha256, cost = artifact.sha256_of(file), total_cost(model)
+    row = replace(begun, checkpoint=file.name, sha256=sha256, cost=cost, accuracy=accuracy, notes=tuple(notes))
     shown = f"{accuracy.percent:.2f} %" if accuracy else "not measured"
     seconds = time.monotonic() - started
     progress.note(
@@ -163,13 +158,31 @@ def _run_stage(
     return row
 
 
-def _staged(step: Step, folder: RunFolder, origin: Origin, rows: list[StageRow], ctx: Context) -> nn.Module:
+def _begun(planned: Planned, key: str) -> StageRow:
+    """The row of a stage that has not run."""
+    step = planned.step
+    return StageRow(
+        index=planned.index,
+        stage=step.stage,
+        knobs=knobs.plain(step.knobs),
+        key=key,
+        checkpoint="",
+        sha256="",
+        cost=Cost(0, 0, 0),
+        accuracy=None,
+        runtime=planned.runtime,
+    )
+
+
+def _staged(planned: Planned, folder: RunFolder, origin: Origin, rows: list[StageRow], ctx: Context) -> nn.Module:
     """What a stage makes of the file that the one before it wrote."""
     if not rows:
         return origin.model
     before = load_stage(folder, rows[-1])
     reference = before if len(rows) == 1 else load_stage(folder, rows[0])
-    made: nn.Module = order.stage(step.stage)(before, ctx.with_reference(reference), **step.knobs)
+    ctx = ctx.with_reference(reference)
+    step = branches.share_calibration(planned, rows[-1], before, ctx, folder.stages)
+    made: nn.Module = order.stage(step.stage)(before, ctx, **step.knobs)
     return made
 
 
@@ -200,9 +213,10 @@ def _device(asked: str) -> str:
     return asked
 
 
-def _files(step: Step) -> list[str]:
-    """What the files hold that a stage's knobs name; one that is missing is for the stage to refuse."""
-    return [artifact.sha256_of(value) for value in step.knobs.values() if isinstance(value, Path) and value.is_file()]
+def _content_of(step: Step) -> list[Any]:
+    """A stage's knobs, and what the files hold that they name; one that is missing is for the stage to refuse."""
+    files = [value for value in step.knobs.values() if isinstance(value, Path) and value.is_file()]
+    return [knobs.plain(step.knobs), *map(artifact.sha256_of, files)]
 
 
 def _content(model: nn.Module) -> Any:

@@ -54,7 +54,7 @@ def quantize(
     *,
     precision: Kind = "int8",
     weight_bits: Literal[4, 8] = 8,
-    runtime: Runtime = "onnxruntime",
+    runtime: Runtime | None = None,
     cpu: Cpu = "auto",
     observer: Annotated[Choice, OBSERVERS] = "mse",
     weights: WeightObserver | None = None,
@@ -82,7 +82,8 @@ def quantize(
         ctx: where the calibration images come from.
         precision: INT8 weights and activations; activations by their range at run time; weights alone in 8 or 4 bits.
         weight_bits: of the weights beside INT8 activations.
-        runtime: whose scheme (signedness, symmetry, placement) is followed.
+        runtime: whose scheme (signedness, symmetry, placement) is followed; none means each target's own in a recipe or
+            with --to, else onnxruntime.
         cpu: the processor that it is made for; on x86 without VNNI, weights are kept from overflowing 16 bits.
         observer: how an activation's range is read off its histogram.
         weights: what sets a weight's scale; none means mse where 4 bits are learned, else minmax.
@@ -105,7 +106,7 @@ def quantize(
             and a drop of top-1 is limited.
         RecipeError: there are no images, or knobs contradict each other.
     """
-    target = Target(precision, weight_bits, runtime, kernels(cpu), first, classifier, float_layers)
+    target = Target(precision, weight_bits, runtime or "onnxruntime", kernels(cpu), first, classifier, float_layers)
     rounding = rounding or ("adaround" if target.narrow and ctx.data is not None else "nearest")
     images = _images(ctx, model, target, rounding, max_drop, calibration_images)
     work = Work(model, images, target)
