@@ -2,32 +2,79 @@
 
 import contextlib
 import warnings
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal, cast
 
 import torch
 from torch import fx, nn
 
-from rescompress import fakequant
+from rescompress import fakequant, progress
 from rescompress.errors import RecipeError
 from rescompress.graph import evaluating
-from rescompress.onnx_writing import integers, names, run_time
+from rescompress.onnx_writing import ends, half, integers, names, run_time
 from rescompress.spec import ModelSpec
 
 
-def proto_of(model: nn.Module, spec: ModelSpec, opset: int) -> Any:
-    """The ``onnx.ModelProto``: dynamic batch, INT8 weights stored as INT8, nodes named after the modules.
+def proto_of(
+    model: nn.Module,
+    spec: ModelSpec,
+    opset: int,
+    *,
+    floats: Literal["fp32", "fp16"] = "fp32",
+    fp32_scales: bool = False,
+    float_biases: bool = False,
+    keep_fp32: Collection[str] = (),
+    preprocess: bool = False,
+    softmax: bool = False,
+    batch: int | None = None,
+    labels: Sequence[str] = (),
+    metadata: Mapping[str, str] | None = None,
+) -> Any:
+    """The ``onnx.ModelProto``: INT8 weights stored as INT8, nodes named after the modules.
+
+    What goes in is called ``images`` or ``pixels``, what comes out ``logits``, ``probabilities`` or ``map0`` and so on;
+    except for pixels, all of them are FP32.
 
     Args:
         model: float or quantized.
         spec: the model's.
         opset: version of the ONNX operator set.
+        floats: what is computed in where integers aren't; scales and biases are FP16 too.
+        fp32_scales: with FP16, integer layers keep FP32 between their scales; CPUs' runtimes fuse only those.
+        float_biases: biases are floats; else those of integer layers are INT32, in FP16 only with ``fp32_scales``.
+        keep_fp32: with FP16, names of nodes that stay in FP32.
+        preprocess: take pixels, uint8 ``[n, h, w, 3]`` RGB, and scale and normalize them in the graph, in FP32.
+        softmax: give probabilities, in FP32.
+        batch: images in each batch; None for any number.
+        labels: names of the classes, for the metadata.
+        metadata: further entries, under ``rescompress.`` and their names.
 
     Raises:
-        RecipeError: the operator set has no INT4.
+        RecipeError: the operator set has no INT4, or no FP16 scales; or what is asked for doesn't fit the model.
+        InputRefused: a weight is larger than FP16 can hold.
     """
     import onnx
 
+    proto = _exported(model, spec, opset)
+    if float_biases:
+        integers.float_biases(proto.graph)
+    if floats == "fp16":
+        beside = half.beside_integers(proto.graph) if fp32_scales else frozenset()
+        for sentence in half.convert(proto, keep_fp32={*keep_fp32, *beside}):
+            progress.note(sentence)
+    if preprocess:
+        ends.take_pixels(proto, spec.preprocessing)
+    if softmax:
+        ends.give_probabilities(proto)
+    if batch is not None:
+        ends.fix_batch(proto, batch)
+    ends.describe(proto, spec, labels, metadata or {})
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def _exported(model: nn.Module, spec: ModelSpec, opset: int) -> Any:
+    """The graph in FP32 and integers, of any batch."""
     program, stored = _lowered(model, opset) if fakequant.sites_of(model) else (model, {})
     example = torch.zeros(2, *spec.input_shape)
     with warnings.catch_warnings(), contextlib.redirect_stdout(None), torch.no_grad():
@@ -47,11 +94,10 @@ def proto_of(model: nn.Module, spec: ModelSpec, opset: int) -> Any:
     proto = exported.model_proto
     for node in proto.graph.node:
         _use_global_pool(node, proto.graph)
-    names.tidy(proto, spec)
+    names.tidy(proto)
     run_time.use_integers(proto.graph)
     integers.store(proto.graph, stored)
     integers.drop_unused(proto.graph)
-    onnx.checker.check_model(proto, full_check=True)
     return proto
 
 

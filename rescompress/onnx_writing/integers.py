@@ -1,6 +1,6 @@
 """How stored integers look in the file: INT4 two to a byte, zero-points of the type that they are subtracted from."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 OPSETS = {"int4": 21, "uint8": 10}
@@ -31,6 +31,28 @@ def store(graph: Any, kinds: Mapping[str, str]) -> None:
         values = numpy_helper.to_array(tensors[node.input[0]])
         narrow = helper.make_tensor(node.input[0], types[kind], values.shape, values.flatten().tolist())
         tensors[node.input[0]].CopyFrom(narrow)
+
+
+def float_biases(graph: Any, but: Collection[str] = ()) -> None:
+    """Store biases as floats instead of INT32 with a scale of their own, in place; their values stay.
+
+    Args:
+        graph: an ``onnx.GraphProto`` whose nodes and values have their last names.
+        but: names of DQ nodes that stay.
+    """
+    from onnx import TensorProto, numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    read_as: dict[str, str] = {}
+    for node in graph.node:
+        stored = tensors.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if stored is not None and stored.data_type == TensorProto.INT32 and node.name not in but:
+            scale = numpy_helper.to_array(tensors[node.input[1]]).astype("float64")
+            values = (numpy_helper.to_array(stored) * scale).astype("float32")
+            stored.CopyFrom(numpy_helper.from_array(values, stored.name))
+            read_as[node.output[0]] = stored.name
+        node.input[:] = [read_as.get(name, name) for name in node.input]
+    drop_unused(graph)
 
 
 def drop_unused(graph: Any) -> None:

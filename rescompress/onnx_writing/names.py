@@ -5,15 +5,13 @@ from collections import Counter
 from typing import Any
 
 from rescompress import fakequant
-from rescompress.spec import ModelSpec
 
 
-def tidy(proto: Any, spec: ModelSpec) -> None:
+def tidy(proto: Any) -> None:
     """Name nodes and values after modules, and drop what the exporter notes about our source files, in place.
 
     Args:
         proto: an ``onnx.ModelProto`` from ``torch.onnx.export``.
-        spec: the model's, which goes into the metadata.
     """
     taken: Counter[str] = Counter()
     renamed = {tensor.name: plain(tensor.name).removesuffix(".integers") for tensor in proto.graph.initializer}
@@ -35,8 +33,6 @@ def tidy(proto: Any, spec: ModelSpec) -> None:
     del proto.metadata_props[:], proto.graph.metadata_props[:]
     for graph_part in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer):
         del graph_part.metadata_props[:]
-    for key, value in {"model": str(spec), "mean": spec.preprocessing.mean, "std": spec.preprocessing.std}.items():
-        proto.metadata_props.add(key=f"rescompress.{key}", value=str(value))
 
 
 def plain(name: str) -> str:
