@@ -6,6 +6,7 @@ The child's standard output is moved to standard error first, so that nothing a 
 
 import contextlib
 import json
+import math
 import os
 import random
 import subprocess
@@ -29,6 +30,8 @@ from rescompress.errors import RescompressError, WorkerCrashed
 Array = NDArray[np.float32]
 TIMEOUT_S = 600
 """Longest wait for one answer; a batch takes seconds at most."""
+WATCHED = {"file": "written_layers", "runtime": "layers"}
+"""Functions that a backend may have, by what they watch."""
 
 
 class Worker:
@@ -96,7 +99,25 @@ class Worker:
         assert isinstance(answer, dict)
         return dict(answer["report"])
 
+    def about(self) -> dict[str, Any]:
+        """What the child's backend can prove and show: ``rung``, ``hindrance``, ``has_integers``, ``layers``."""
+        answer = self._ask({"do": "about"})
+        assert isinstance(answer, dict)
+        return answer
+
+    def layers(self, images: Images, of: str) -> dict[str, Array]:
+        """What is computed inside, by name: of the ``runtime``, or of the ``file`` op by op."""
+        answer, flat = self._exchange({"do": "layers", "of": of}, images)
+        assert flat is not None
+        ends = np.cumsum([math.prod(shape) for shape in answer["shapes"]])[:-1]
+        parts = zip(answer["names"], np.split(flat, ends), answer["shapes"], strict=True)
+        return {name: part.reshape(shape) for name, part, shape in parts}
+
     def _ask(self, request: dict[str, Any], images: Images | None = None) -> dict[str, Any] | Array:
+        answer, array = self._exchange(request, images)
+        return answer if array is None else cast(Array, array)
+
+    def _exchange(self, request: dict[str, Any], images: Images | None = None) -> tuple[dict[str, Any], Images | None]:
         assert self._process.stdin
         assert self._process.stdout
         watchdog = threading.Timer(TIMEOUT_S, self._process.kill)
@@ -112,7 +133,7 @@ class Worker:
         if "error" in answer:
             kind = getattr(errors, answer["error"], RescompressError)
             raise kind(answer["fact"], answer["remedy"])
-        return answer if array is None else cast(Array, array)
+        return answer, array
 
     def _crashed(self, late: bool) -> WorkerCrashed:
         code = self._process.wait()
@@ -205,11 +226,25 @@ def _answer(
     if request["do"] == "hold":
         assert images is not None
         to.ring = images
+    elif request["do"] == "layers":
+        assert images is not None
+        return _layers(to, images, request["of"])
+    elif request["do"] == "about":
+        rung, hindrance = to.backend.rung()
+        seen = [of for of, function in WATCHED.items() if hasattr(to.backend, function)]
+        return {"rung": rung, "hindrance": hindrance, "has_integers": bool(to.backend.SCHEME), "layers": seen}, None
     elif request["do"] == "time":
         return {"ns": _time(to.session, to.ring, request, order)}, None
     elif request["do"] == "audit":
         return {"report": asdict(to.backend.audit(to.artifact))}, None
     return {}, None
+
+
+def _layers(to: _Loaded, images: Images, of: str) -> tuple[dict[str, Any], Images]:
+    """Values inside a network, one behind the other."""
+    found: dict[str, Array] = getattr(to.backend, WATCHED[of])(to.artifact, images)
+    flat = np.concatenate([array.ravel() for array in found.values()]) if found else np.empty(0, np.float32)
+    return {"names": list(found), "shapes": [array.shape for array in found.values()]}, flat
 
 
 def _refuse(answers: IO[bytes], error: RescompressError) -> None:

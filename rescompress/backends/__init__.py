@@ -23,6 +23,8 @@ FORMATS = {"onnx": "onnxruntime"}
 
 
 Images = NDArray[np.float32] | NDArray[np.uint8]
+ROUNDED = ".rounded"
+"""Behind a value's name: as what reads it sees it, where the artifact rounds it to integers."""
 
 
 class Session(Protocol):
@@ -75,6 +77,24 @@ class Backend(Protocol):
 
     def audit(self, artifact: Artifact) -> PrecisionReport:
         """The precision that each layer really has, read off what the runtime built."""
+        ...
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """What a backend offers too if it can show what its runtime computes inside a network.
+
+    A backend that can compute the file op by op, nothing fused, may offer that as ``written_layers``, which has the
+    same arguments and says which of the two is at fault, the file or the runtime.
+    """
+
+    def layers(self, artifact: Artifact, images: Images) -> dict[str, NDArray[np.float32]]:
+        """Values by the stable name that they have in the captured graph (``layer1.0.conv1``, ``layer1.0.relu``).
+
+        Values that the runtime fuses away are left out: the values that both sides have are compared. Where a value is
+        rounded to integers, ``NAME.rounded`` is its rounded self in float, and ``NAME``, if it is there at all, the
+        value before. Shapes are those of PyTorch, channels first.
+        """
         ...
 
 

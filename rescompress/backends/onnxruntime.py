@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rescompress.artifact import Artifact
+from rescompress.backends import Images, _onnxruntime_layers
 from rescompress.errors import BackendMissing, InputRefused
 from rescompress.schemes import ONNXRUNTIME
 from rescompress.spec import LayerPrecision, ModelSpec, PrecisionReport, Proportion, Rung
@@ -175,3 +176,13 @@ def _is_int8(node: Any) -> bool:
 def _stem(name: str) -> str:
     """The name that we gave a node, in a name that ONNX Runtime derived from it or from its output."""
     return re.sub(r"(/.*|_token_\d+|_nchwc)+$", "", name)
+
+
+def layers(artifact: Artifact, images: Images) -> dict[str, NDArray[np.float32]]:
+    """What ONNX Runtime computes inside, as it fuses the graph."""
+    return _onnxruntime_layers.built(artifact.entry, images)
+
+
+def written_layers(artifact: Artifact, images: Images) -> dict[str, NDArray[np.float32]]:
+    """What the file says, computed op by op."""
+    return _onnxruntime_layers.written(artifact.entry, images)

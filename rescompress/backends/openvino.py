@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rescompress.artifact import Artifact
+from rescompress.backends import Images, _openvino_layers
 from rescompress.errors import BackendMissing, InputRefused
 from rescompress.schemes import OPENVINO
 from rescompress.spec import LayerPrecision, ModelSpec, PrecisionReport, Proportion, Rung
@@ -103,14 +104,8 @@ class OpenvinoSession:
     def __init__(self, path: Path, threads: int) -> None:
         import openvino
 
-        options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": threads,
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # else weight-only layers would round their inputs too
-        }
         try:
-            self.compiled: Any = openvino.Core().compile_model(path, DEVICE, options)
+            self.compiled: Any = openvino.Core().compile_model(path, DEVICE, _options(threads))
         except RuntimeError as error:
             raise InputRefused(f"OpenVINO can't load {path}: {_brief(error)}.", "Export the model again.") from None
         devices, got = (self.compiled.get_property(name) for name in ("EXECUTION_DEVICES", "INFERENCE_NUM_THREADS"))
@@ -159,6 +154,20 @@ def audit(artifact: Artifact) -> PrecisionReport:
     counts = Counter(f"{layer['layerType']} {layer['runtimePrecision']}" for layer in working)
     computing = sum(layer["runtimePrecision"] in INTEGERS and layer["layerType"] in COMPUTING for layer in working)
     return PrecisionReport(tuple(layers), dict(sorted(counts.items())), Proportion(computing, len(working)))
+
+
+def layers(artifact: Artifact, images: Images) -> dict[str, NDArray[np.float32]]:
+    """What OpenVINO computes inside, as it compiles the model."""
+    return _openvino_layers.built(artifact.entry, images, _options(1))
+
+
+def _options(threads: int) -> dict[str, Any]:
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # else weight-only layers would round their inputs too
+    }
 
 
 def _info(op: Any) -> dict[str, str]:
