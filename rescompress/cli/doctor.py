@@ -9,12 +9,20 @@ from rescompress.spec import Environment
 
 @dataclass(frozen=True)
 class Target:
-    """One runtime as it stands here."""
+    """One runtime as it stands here.
+
+    Attributes:
+        rung: the highest rung that an artifact can climb on this machine; empty where nothing can be exported.
+        hindrance: a sentence on what hinders more.
+        remedy: the line that installs it.
+    """
 
     name: str
     usable: bool
     versions: dict[str, str]
     remedy: str
+    rung: str = ""
+    hindrance: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,4 +43,4 @@ def _target(name: str) -> Target:
     missing = backend.missing()
     if missing:
         return Target(name, False, {}, f"pip install '{missing}'")
-    return Target(name, True, backend.versions(), "")
+    return Target(name, True, backend.versions(), "", *backend.rung())

@@ -12,6 +12,9 @@ import yaml
 from rescompress import catalog
 from rescompress.knobs import Folder, Knob, Named, group_knobs, knobs
 
+BARE = ("precision", "floats")
+"""Knobs whose choices are flags of their own."""
+
 
 def options(function: Callable[..., Any]) -> list[click.Parameter]:
     """One flag per knob of a function; the fields of a group of knobs are flags of their own."""
@@ -19,9 +22,24 @@ def options(function: Callable[..., Any]) -> list[click.Parameter]:
     for knob in knobs(function):
         for name, inner in _flat(knob):
             made.append(_option(name, inner))
-            if inner.name == "precision":
-                made += [_bare(choice) for choice in get_args(_bare_type(inner.annotation))]
+            if inner.name in BARE:
+                made += [_bare(inner.name, choice) for choice in get_args(_bare_type(inner.annotation))]
     return made
+
+
+def shared_options(functions: Mapping[str, Callable[..., Any]]) -> list[click.Parameter]:
+    """One flag per knob that any of several functions has, with whose it is; the first one's meaning stands for all."""
+    owners: dict[tuple[str, ...], list[str]] = {}
+    made: dict[tuple[str, ...], click.Option] = {}
+    for name, function in functions.items():
+        for option in options(function):
+            assert isinstance(option, click.Option)
+            flags = tuple(option.opts)
+            owners.setdefault(flags, []).append(name)
+            made.setdefault(flags, option)
+    for flags, option in made.items():
+        option.help = f"{option.help}  ({', '.join(owners[flags])})"
+    return list(made.values())
 
 
 def values(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,9 +74,9 @@ def _option(name: str, knob: Knob) -> click.Option:
     return click.Option([flag, name], type=_Value(knob), default=None, help=_help(knob), metavar=_metavar(knob))
 
 
-def _bare(choice: str) -> click.Option:
-    """A choice of the precision as a flag of its own, such as ``--int8``."""
-    flag = click.Option([f"--{choice}", "precision"], flag_value=choice, help=f"The same as --precision {choice}.")
+def _bare(knob: str, choice: str) -> click.Option:
+    """A choice as a flag of its own, such as ``--int8``."""
+    flag = click.Option([f"--{choice}", knob], flag_value=choice, help=f"The same as --{knob} {choice}.")
     flag.default = None
     return flag
 

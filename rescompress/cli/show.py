@@ -117,10 +117,11 @@ def diagnosis(found: Any) -> None:
     print(f"{where.cpu}, {where.cores} cores, {where.memory_bytes / 2**30:.1f} GiB, {isa}")
     print(f"{where.system}, Python {where.python}, " + ", ".join(f"{k} {v}" for k, v in where.packages.items()))
     rows = [
-        [t.name, "yes" if t.usable else "no", ", ".join(f"{k} {v}" for k, v in t.versions.items()) or t.remedy]
+        [t.name, t.rung or "-", ", ".join(f"{k} {v}" for k, v in t.versions.items()) or t.remedy, t.hindrance]
         for t in found.targets
     ]
-    table(["runtime", "usable here", "releases, or how to get it"], rows)
+    table(["runtime", "rung", "releases, or how to get it", "what hinders more"], rows)
+    print("L0 written · L1 contract-tested, not executed · L2 executed and verified · L3 timed on the device")
 
 
 def recipes(found: Mapping[str, str]) -> None:

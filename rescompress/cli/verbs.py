@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import click
 from rescompress import catalog, progress, recipe
 from rescompress.cli import VERBS, show
 from rescompress.cli.arguments import chosen_model, data_flag, job_of, load_model, model_flags, open_data, out_flag
-from rescompress.cli.flags import options, values
+from rescompress.cli.flags import options, shared_options, values
 from rescompress.errors import RecipeError
 from rescompress.recipe import order
 
@@ -148,13 +148,32 @@ def _export() -> tuple[Body, list[click.Parameter]]:
     def body(model: str, data: str | None, to: str, out: Path | None, **given: Any) -> None:
         from rescompress import pipeline
 
-        targets = [{name: values(backends.get(name).export, given) or {}} for name in to.split(",")]
+        names = to.split(",")
+        _refuse_idle({name for name in given if given[name] is not None}, names)
+        targets = [{name: values(backends.get(name).export, given) or {}} for name in names]
         job = job_of("export", chosen_model(model, given), data, export=targets)
         show.report(pipeline.run(job, out))
 
-    flags = [option for name in backends.names() for option in options(backends.get(name).export)]
+    flags = shared_options({name: backends.get(name).export for name in backends.names()})
     target = click.Option(["--to"], required=True, metavar="FORMAT[,FORMAT]", help="File formats or runtimes.")
     return body, [*model_flags(), target, out_flag(), *flags]
+
+
+def _refuse_idle(given: set[str], names: Sequence[str]) -> None:
+    """Refuse a flag that no target takes.
+
+    Raises:
+        RecipeError: there is one.
+    """
+    from rescompress import backends
+    from rescompress.knobs import knobs
+
+    taken = {knob.name for name in names for knob in knobs(backends.get(name).export)}
+    for name in sorted(given - taken - {"family", "architecture", "classes", "builder"}):
+        flag = f"--{name.replace('_', '-')}"
+        raise RecipeError(
+            f"{' and '.join(names)} know no {flag}.", f"Leave it out; they take {', '.join(sorted(taken))}."
+        )
 
 
 def _verify() -> tuple[Body, list[click.Parameter]]:

@@ -82,8 +82,8 @@ def quantize(
         ctx: where the calibration images come from.
         precision: INT8 weights and activations; activations by their range at run time; weights alone in 8 or 4 bits.
         weight_bits: of the weights beside INT8 activations.
-        runtime: whose scheme (signedness, symmetry, placement) is followed; none means each target's own in a recipe or
-            with --to, else onnxruntime.
+        runtime: whose scheme (signedness, symmetry, placement) is followed; none means each export target's own, or
+            onnxruntime's where nothing is exported.
         cpu: the processor that it is made for; on x86 without VNNI, weights are kept from overflowing 16 bits.
         observer: how an activation's range is read off its histogram.
         weights: what sets a weight's scale; none means mse where 4 bits are learned, else minmax.

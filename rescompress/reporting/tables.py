@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rescompress.reporting import wording
-from rescompress.reporting.verdict import Candidate, candidates, no_difference
+from rescompress.reporting.verdict import Candidate, candidates, no_difference, rung
 from rescompress.spec import ArtifactRow, BenchmarkRow, LatencyRow, Proportion, RunReport, StageRow
 
 Kind = Literal["", "missing", "void", "prose"]
@@ -56,7 +56,7 @@ def stage_table(report: RunReport) -> Table:
 
 def verification_table(report: RunReport) -> Table:
     """A row per artifact: how close it is to eager PyTorch and what precision it really has."""
-    columns = ("Artifact", "Integers", "Verified", "Inputs", "Max-abs", "SQNR", "Top-1 agreement")
+    columns = ("Artifact", "Rung", "Integers", "Verified", "Inputs", "Max-abs", "SQNR", "Top-1 agreement")
     rows = tuple(_verification_row(candidate) for candidate in candidates(report))
     return Table((*columns, "INT8 convs", "INT8 adds", "Ops of the optimized graph"), rows)
 
@@ -78,10 +78,14 @@ def file_table(report: RunReport) -> Table:
 
 
 def notes(report: RunReport) -> tuple[str, ...]:
-    """What the stages had to say, a sentence each; one that names its stage doesn't name it twice."""
-    return tuple(
+    """What stages and artifacts had to say, a sentence each; one that names its stage doesn't name it twice."""
+    said = [
         f"{stage.label}: {note.removeprefix(f'{stage.stage}: ')}" for stage in report.stages for note in stage.notes
-    )
+    ]
+    for row in candidates(report):
+        found = (row.artifact.hindrance, *row.artifact.notes, *row.artifact.precision.notes)
+        said += [f"{row.artifact.label} ({row.artifact.backend}): {note}" for note in found if note]
+    return tuple(said)
 
 
 def _stage_row(report: RunReport, stage: StageRow | None, candidate: Candidate | None) -> tuple[Cell, ...]:
@@ -122,7 +126,8 @@ def _verification_row(candidate: Candidate) -> tuple[Cell, ...]:
     agreement = Cell(wording.percent(row.agreement), wording.share(row.agreement, ""))
     return (
         Cell(artifact.label, artifact.backend),
-        Cell(wording.INTEGERS[row.precision]),
+        Cell(rung(candidate), wording.RUNGS[rung(candidate)]),
+        Cell(wording.INTEGERS[row.precision], "" if artifact.floats == "fp32" else f"else {artifact.floats.upper()}"),
         Cell("failed" if row.failures else "yes"),
         Cell(row.inputs),
         Cell(wording.real(row.max_abs)),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rescompress.reporting import wording
-from rescompress.spec import ArtifactRow, BenchmarkRow, LatencyRow, RunReport
+from rescompress.spec import ArtifactRow, BenchmarkRow, LatencyRow, Rung, RunReport
 
 Tone = Literal["good", "warn", "bad", "none"]
 
@@ -97,6 +97,16 @@ def candidates(report: RunReport) -> tuple[Candidate, ...]:
         )
         for artifact in report.artifacts
     )
+
+
+def rung(candidate: Candidate) -> Rung:
+    """The rung that this run saw an artifact climb: none above L0 if it failed, L3 only if it was timed."""
+    artifact = candidate.artifact
+    if artifact.verification.failures:
+        return "L0"
+    if artifact.highest in ("L0", "L1"):
+        return artifact.highest
+    return "L3" if artifact.highest == "L3" and candidate.latency is not None else "L2"
 
 
 def headline(report: RunReport) -> str:

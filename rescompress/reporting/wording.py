@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rescompress.metrics import wilson
-from rescompress.spec import Precision, Proportion
+from rescompress.spec import Precision, Proportion, Rung
 
 MISSING = "not measured"
 INTEGERS: dict[Precision, str] = {
@@ -17,6 +17,13 @@ INTEGERS: dict[Precision, str] = {
     "w4": "weights, INT4",
 }
 """What of a model is integers, in words."""
+RUNGS: dict[Rung, str] = {
+    "L0": "written",
+    "L1": "contract-tested, not executed",
+    "L2": "executed and verified",
+    "L3": "timed here",
+}
+"""How far an artifact is proven, in words."""
 TIMES = "\N{MULTIPLICATION SIGN}"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
