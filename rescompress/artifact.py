@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -30,7 +30,7 @@ class Manifest:
         backend: the runtime that the artifact was exported for.
         label: the stage that it was exported from, such as ``04-quantize``.
         entry: the file that the runtime loads.
-        files: SHA-256 of each file, by name.
+        files: SHA-256 of each file, by its path in the folder, with slashes.
         precision: what of the model is integers.
         source_sha256: SHA-256 of the checkpoint that was exported.
         key: digest of everything that the artifact depends on.
@@ -111,7 +111,7 @@ def open_artifact(folder: Path) -> Artifact:
         raise InputRefused(f"The manifest of {folder} doesn't list the file that it would load.", remedy)
     for name, expected in manifest.files.items():
         path = folder / name
-        if Path(name).name != name or not path.is_file() or sha256_of(path) != expected:
+        if not _lies_in(folder, name) or not path.is_file() or sha256_of(path) != expected:
             raise InputRefused(f"{path} is missing or was changed since it was exported.", remedy)
     return Artifact(folder, manifest)
 
@@ -180,10 +180,14 @@ def write_artifact(
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             entry = fill(temporary)
-            files = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
+            files = {
+                path.relative_to(temporary).as_posix(): sha256_of(path)
+                for path in sorted(temporary.rglob("*"))
+                if not path.is_dir()
+            }
             manifest = describe(entry, files)
             (temporary / MANIFEST).write_bytes(to_json(manifest))
-            for path in temporary.iterdir():
+            for path in temporary.rglob("*"):
                 _sync(path)
             temporary.chmod(0o755)
             if folder.exists():
@@ -219,6 +223,14 @@ def explained(path: Path) -> Iterator[None]:
                 f"{path} can't be written: {(error.strerror or 'refused').lower()}.", "Choose another folder with -o."
             ) from None
         raise
+
+
+def _lies_in(folder: Path, name: str) -> bool:
+    """Whether a name is that of a file in the folder or below it, and no link leads there."""
+    parts = PurePosixPath(name).parts
+    places = [folder.joinpath(*parts[: count + 1]) for count in range(len(parts))]
+    plain = "/".join(parts) == name and ".." not in parts and not {"\\", ":"} & set(name)
+    return plain and bool(parts) and not any(place.is_symlink() for place in places)
 
 
 def _sync(path: Path) -> None:

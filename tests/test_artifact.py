@@ -64,6 +64,43 @@ def test_its_digest_follows_every_file(written: Artifact, tmp_path: Path) -> Non
     assert again.sha256 == written.sha256 != other.sha256
 
 
+def fill_package(folder: Path) -> str:
+    (folder / "model.package" / "weights").mkdir(parents=True)
+    (folder / "model.package" / "weights" / "weight.bin").write_bytes(b"weights")
+    (folder / "model.package" / "Manifest.json").write_bytes(b"{}")
+    return "model.package/Manifest.json"
+
+
+def test_an_artifact_may_hold_folders(tmp_path: Path) -> None:
+    made = write_artifact(tmp_path / "made", fill_package, describe)
+    opened = open_artifact(made.folder)
+    assert set(opened.manifest.files) == {"model.package/Manifest.json", "model.package/weights/weight.bin"}
+    assert opened.entry.read_bytes() == b"{}"
+    (made.folder / "model.package" / "weights" / "weight.bin").write_bytes(b"others")
+    with pytest.raises(InputRefused, match=r"weight\.bin is missing or was changed"):
+        open_artifact(made.folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../secret", "package/../../secret", "package/../secret", "./secret", "package//secret", "{absolute}", "linked"]
+    + ["folder/secret", "package\\secret", "C:secret", ".", ""],
+)
+def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    made = write_artifact(tmp_path / "made", fill_package, describe)
+    name = name.replace("{absolute}", str(tmp_path / "secret"))
+    for place in (tmp_path, made.folder, made.folder / "model.package"):
+        (place / "secret").write_bytes(b"secret")
+    (made.folder / "linked").symlink_to(tmp_path / "secret")
+    (made.folder / "folder").symlink_to(tmp_path)
+    path = made.folder / artifact.MANIFEST
+    content = json.loads(path.read_text())
+    content["files"][name] = artifact.sha256_of(tmp_path / "secret")
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputRefused, match="is missing or was changed"):
+        open_artifact(made.folder)
+
+
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(
     "harm",
