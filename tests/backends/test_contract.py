@@ -19,6 +19,8 @@ from tests.networks import cached, context, fused, noise, placed
 
 pytestmark = pytest.mark.xdist_group("contract")
 
+KNOBS = {"coreml": {"floats": "fp32"}}
+"""Knobs of backends whose defaults compute in less than FP32."""
 MODELS = ("float", "int8", pytest.param("se int8", marks=pytest.mark.slow))
 
 
@@ -38,9 +40,18 @@ def model_of(kind: str, name: str) -> nn.Module:
     return quantize(model, context(), runtime=runtime) if kind.endswith("int8") else model
 
 
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def export(name: str, model: nn.Module, folder: Path) -> str:
+    return backends.get(name).export(model, models.spec_of(model), folder, **KNOBS.get(name, {}))
+
+
 def artifact_in(folder: Path, entry: str, name: str, model: nn.Module) -> Artifact:
     spec = models.spec_of(model)
-    manifest = Manifest("", "", name, "", "", entry, {path.name: "" for path in folder.iterdir()}, spec, "", "", "")
+    files = {path.relative_to(folder).as_posix(): "" for path in files_in(folder)}
+    manifest = Manifest("", "", name, "", "", entry, files, spec, "", "", "")
     return Artifact(folder, manifest)
 
 
@@ -51,7 +62,7 @@ def made(
     backend, model = backends.get(name), model_of(request.param, name)
     folder = tmp_path_factory.mktemp("artifact")
     try:
-        entry = backend.export(model, models.spec_of(model), folder)
+        entry = export(name, model, folder)
     except InputRefused as refused:
         if backend.SCHEME is None and fakequant.sites_of(model):
             pytest.skip(f"{name} has no integers: {refused.fact}")
@@ -101,7 +112,7 @@ def test_the_audit_names_every_layer_and_its_precision(made: tuple[Backend, nn.M
 def test_weights_are_stored_in_one_byte_each(made: tuple[Backend, nn.Module, Artifact]) -> None:
     backend, model, artifact = made
     weights = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() > 1)
-    size = max(path.stat().st_size for path in artifact.folder.iterdir() if path.suffix != ".xml")
+    size = max(path.stat().st_size for path in files_in(artifact.folder) if path.suffix != ".xml")
     integers = fakequant.sites_of(model) and backend.SCHEME is not None
     assert size < 2 * weights if integers else size > 4 * weights
 
@@ -118,8 +129,8 @@ def test_int8_takes_little_more_than_a_quarter_of_the_space(name: str, tmp_path:
     ):
         folder = tmp_path / str(len(sizes))
         folder.mkdir()
-        backends.get(name).export(model, models.spec_of(model), folder)
-        sizes.append(sum(path.stat().st_size for path in folder.iterdir()))
+        export(name, model, folder)
+        sizes.append(sum(path.stat().st_size for path in files_in(folder)))
     assert 0.25 < sizes[1] / sizes[0] <= 0.27
 
 
@@ -127,8 +138,8 @@ def test_the_same_model_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
     model, files = model_of("float" if name == "inductor" else "int8", name), []
     for folder in (tmp_path / "one", tmp_path / "two"):
         folder.mkdir()
-        backends.get(name).export(model, models.spec_of(model), folder)
-        files.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        export(name, model, folder)
+        files.append({path.relative_to(folder): path.read_bytes() for path in files_in(folder)})
     assert files[0] == files[1]
     text = b"".join(files[0].values())
     assert str(tmp_path).encode() not in text
