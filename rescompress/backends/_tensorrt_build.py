@@ -80,7 +80,7 @@ def build(write: Callable[[tuple[str, ...]], Any], settings: Settings, cache: Pa
         for name in more:
             progress.note(f"{name} is computed in FP32: TensorRT {trt.__version__} has no FP16 kernel for it.")
         kept = (*kept, *more)
-    said = log.brief(logger.errors[-1]) if logger.errors else "it gave no reason"
+    said = log.last(logger, "it gave no reason")
     raise InputRefused(f"TensorRT can't build the engine: {said}.", "Export with floats=fp32, or more workspace_mb.")
 
 
@@ -95,7 +95,7 @@ def _attempt(content: bytes, settings: Settings, timings: bytes, logger: Any) ->
     """The engine, or None; and what has been timed so far."""
     import tensorrt as trt
 
-    builder = trt.Builder(logger)
+    builder = log.opened(trt.Builder, logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(content):

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rescompress.errors import BackendMissing
+
 NO_KERNEL = ("No low-precision", "Could not find any implementation for node", "Failing node")
 """How TensorRT says that a strongly typed layer has no kernel (NVIDIA/TensorRT#4838, 11.2.1)."""
 WEIGHTY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -29,6 +31,24 @@ def make() -> Any:
                 self.warnings.append(msg)
 
     return Log()
+
+
+def opened(kind: Any, logger: Any) -> Any:
+    """A ``tensorrt.Builder`` or ``tensorrt.Runtime``.
+
+    Raises:
+        BackendMissing: the libraries can't start on this GPU.
+    """
+    try:
+        return kind(logger)
+    except TypeError:  # pybind11 says so when the native factory returns null
+        said = last(logger, "no reason given")
+        raise BackendMissing(f"TensorRT can't start here: {said}.", "Install releases that fit the driver.") from None
+
+
+def last(logger: Any, silent: str) -> str:
+    """The last error, briefly; or what is said where there was none."""
+    return brief(logger.errors[-1]) if logger.errors else silent
 
 
 def refusals(parser: Any) -> list[str]:

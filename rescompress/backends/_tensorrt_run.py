@@ -1,12 +1,10 @@
-"""Running engines with pycuda, each part on the GPU's own clock; and what runs the file where there is no GPU."""
+"""Running engines with pycuda, each part on the GPU's own clock."""
 
 import ctypes
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import util
 from itertools import pairwise
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from rescompress import progress
 from rescompress.backends import _tensorrt_log as log
 from rescompress.backends._tensorrt_capture import Graph
-from rescompress.errors import BackendMissing, InputRefused, ResourceExhausted
+from rescompress.errors import InputRefused, ResourceExhausted
 
 OLDEST = (10, 12)
 DRIVER = "libcuda.so.1"
@@ -124,12 +122,12 @@ class EngineSession:
         import tensorrt as trt
 
         self._log = log.make()
-        runtime = trt.Runtime(self._log)
+        runtime = log.opened(trt.Runtime, self._log)
         if portable:
             runtime.engine_host_code_allowed = True  # a version-compatible engine brings its own runtime
         self._engine = runtime.deserialize_cuda_engine(engine)
         if self._engine is None:
-            said = log.brief(self._log.errors[-1]) if self._log.errors else "no reason given"
+            said = log.last(self._log, "no reason given")
             raise InputRefused(f"TensorRT can't load the engine: {said}.", "Export the model again.")
         self._runtime = runtime
         self._context = self._engine.create_execution_context()
@@ -225,8 +223,7 @@ class EngineSession:
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._stream.handle):
-            said = log.brief(self._log.errors[-1]) if self._log.errors else "no reason given"
-            raise RuntimeError(f"TensorRT can't run the engine: {said}")
+            raise RuntimeError(f"TensorRT can't run the engine: {log.last(self._log, 'no reason given')}")
 
     def _drop_graph(self) -> None:
         if self._graph is not None:
@@ -239,61 +236,8 @@ class EngineSession:
         for memory in getattr(self, "_device", {}).values():
             memory.free()
         self._device, self._host = {}, {}
-        self._context = self._engine = self._runtime = None
+        self._context = self._engine = self._runtime = self._stream = None
         self._cuda.Context.pop()
-
-
-class StandIn:
-    """``model.onnx`` in ONNX Runtime without its optimizations: the file's arithmetic, and nothing of TensorRT."""
-
-    def __init__(self, path: Path, threads: int) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise BackendMissing(
-                f"Nothing here runs {path}: {hindrance()}", "Run: pip install 'rescompress[onnx]'"
-            ) from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            self._session: Any = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
-            )
-        except Exception as error:  # the C++ layer raises its own unrelated classes
-            raise InputRefused(f"ONNX Runtime can't load {path}: {error}.", "Export the model again.") from None
-        (taken,) = self._session.get_inputs()
-        self._input, self._batch = taken.name, taken.shape[0] if isinstance(taken.shape[0], int) else None
-
-    def __enter__(self) -> "StandIn":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        del self._session
-
-    def run(self, images: Images) -> NDArray[np.float32]:
-        """Images as the manifest says to logits, probabilities or all maps, one row an image."""
-        return in_batches(self._run, images, self._batch)
-
-    def _run(self, images: Images) -> NDArray[np.float32]:
-        outputs: Sequence[NDArray[np.float32]] = self._session.run(None, {self._input: images})
-        return np.concatenate([output.reshape(len(output), -1) for output in outputs], 1)
-
-
-def in_batches(run: Callable[[Images], NDArray[np.float32]], images: Images, batch: int | None) -> NDArray[np.float32]:
-    """Any number of images through what takes a fixed number of them; the last batch is filled with zeros."""
-    if batch is None:
-        return run(images)
-    parts = []
-    for start in range(0, len(images), batch):
-        part = images[start : start + batch]
-        filled = np.zeros((batch, *images.shape[1:]), images.dtype)
-        filled[: len(part)] = part
-        parts.append(run(filled)[: len(part)])
-    return np.concatenate(parts)
 
 
 def _devices() -> int:

@@ -14,6 +14,7 @@ from rescompress.artifact import Artifact
 from rescompress.backends import _tensorrt_build as building
 from rescompress.backends import _tensorrt_inspect as inspecting
 from rescompress.backends import _tensorrt_run as running
+from rescompress.backends import _tensorrt_standin as standing
 from rescompress.backends import _tensorrt_trtexec as trtexec
 from rescompress.errors import BackendMissing, InputRefused, RecipeError
 from rescompress.schemes import TENSORRT
@@ -159,7 +160,7 @@ def cast_first(proto: Any) -> Any:
     return proto
 
 
-def load(artifact: Artifact, *, threads: int) -> "running.EngineSession | running.StandIn":
+def load(artifact: Artifact, *, threads: int) -> "running.EngineSession | standing.StandIn":
     """Load the engine that was built here; without TensorRT or a GPU, a stand-in that climbs no rung.
 
     The stand-in runs ``model.onnx`` in ONNX Runtime, unoptimized: it checks the file's arithmetic, Q/DQ by Q/DQ, and
@@ -174,7 +175,7 @@ def load(artifact: Artifact, *, threads: int) -> "running.EngineSession | runnin
         BackendMissing: neither TensorRT nor ONNX Runtime is here.
     """
     if running.hindrance():
-        return running.StandIn(artifact.entry, threads)
+        return standing.StandIn(artifact.entry, threads)
     return running.EngineSession(_trusted(artifact), portable=bool(artifact.manifest.knobs.get("version_compatible")))
 
 
