@@ -145,11 +145,13 @@ class Program:
                 values.update(self._call(step, values))
                 for name in step.spent:
                     values.pop(name, None)
-        answers = {port.name: values.get(port.name, self.constants.get(port.name)) for port in self.outputs}
-        absent = [name for name, answer in answers.items() if not isinstance(answer, Tensor)]
-        if absent:
-            raise InputRefused(f"The program computes no output {', '.join(absent)}.", REMEDY)
-        return {name: np.array(answer, dtype=np.float32) for name, answer in answers.items()}
+        answers = {}
+        for port in self.outputs:
+            answer = values.get(port.name, self.constants.get(port.name))
+            if not isinstance(answer, Tensor):
+                raise InputRefused(f"The program computes no output {port.name}.", REMEDY)
+            answers[port.name] = answer.float().numpy().copy()  # it may be an input or a constant
+        return answers
 
     def _load(self, message: Any) -> Operation:
         """Note an operation; run it at once where it only reads constants by its nature."""
