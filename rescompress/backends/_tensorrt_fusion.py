@@ -1,4 +1,4 @@
-"""Will it fuse? Reads off an ONNX graph which layers TensorRT will run in INT8, and which Q/DQ placements cost a kernel.
+"""Will it fuse? What TensorRT will run in INT8, and which places of Q and DQ cost a kernel, read off an ONNX graph.
 
 Nothing is built or run: a prediction from published rules, each with its source (`_tensorrt_rules` and
 `_tensorrt_joins`).
@@ -7,10 +7,11 @@ Nothing is built or run: a prediction from published rules, each with its source
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rescompress.backends import _tensorrt_joins as joins
 from rescompress.backends import _tensorrt_rules as rules
+from rescompress.backends._tensorrt_rules import Finding
 from rescompress.backends._tensorrt_view import (
     ACTIVATIONS,
     DEQUANTIZE,
@@ -21,7 +22,6 @@ from rescompress.backends._tensorrt_view import (
     View,
     name_of,
 )
-from rescompress.backends._tensorrt_rules import Finding
 from rescompress.spec import LayerPrecision, PrecisionReport, Proportion
 
 if TYPE_CHECKING:
@@ -32,8 +32,18 @@ FLOATS: dict[str, Precision] = {"FLOAT16": "fp16", "BFLOAT16": "bf16"}
 PREFIX = "Predicted, not built:"
 NO_KERNEL = (QUANTIZE, DEQUANTIZE, *MOVES, "Cast", "Constant", "Shape", "Gather", "Concat")
 """Ops that count as no kernel: they fuse with their neighbours, or only move values."""
-Kernels = dict[str, tuple[str, ...]]
-"""By the name of each kernel's first node, the ops that it computes, such as ``("conv", "add", "relu")``."""
+
+
+class Kernel(NamedTuple):
+    """What computes some nodes: their ops in order, such as ``conv``, ``add``, ``relu``; the first node and the last."""
+
+    ops: tuple[str, ...]
+    first: Any
+    last: Any
+
+
+Verdicts = Mapping[str, tuple[bool, str]]
+"""By a node's name, whether it computes in INT8, and the rule that decided."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,7 @@ class Prediction:
         for (rule, breaks), number in Counter((found.rule, found.breaks) for found in self.findings).items():
             first = next(found for found in self.findings if (found.rule, found.breaks) == (rule, breaks))
             others = f" and {number - 1} more" if number > 1 else ""
-            yield f"{first.node}{others} ({breaks}): {first.sentence}. [{first.source}]"
+            yield f"{first.node}{others} ({breaks}): {first.sentence} [{first.source}]"
 
 
 def predict(proto: "onnx.ModelProto") -> Prediction:
@@ -119,11 +129,11 @@ def predict(proto: "onnx.ModelProto") -> Prediction:
         if node.op_type in POOLS:
             verdicts[name_of(node)] = _noted(joins.judge_pool(view, node), findings)
         findings += rules.of(view, node, joins.ELSEWHERE)
-    kernels, firsts = _kernels(view, active, carriers)
-    judged = [node for node in active if name_of(node) in verdicts]
-    layers = tuple(_layer(view, node, verdicts, kernels[firsts[name_of(node)]]) for node in judged)
-    counts = Counter(("+".join(parts), _precision(view, view.node(name), verdicts)) for name, parts in kernels.items())
-    findings += _float_scales(view, kernels, verdicts)
+    kernels = _kernels(view, active, carriers)
+    layers = tuple(_layer(view, node, verdicts, kernels[name_of(node)]) for node in active if name_of(node) in verdicts)
+    whole = [kernel for name, kernel in kernels.items() if name == name_of(kernel.first)]
+    counts = Counter(("+".join(kernel.ops), _precision(view, kernel.first, verdicts)) for kernel in whole)
+    findings += _float_scales(view, whole, verdicts)
     findings.sort(key=lambda found: view.place(view.node(found.node)))
     return Prediction(layers, tuple(findings), tuple(sorted((*kernel, number) for kernel, number in counts.items())))
 
@@ -149,12 +159,7 @@ def _weighted(view: View, node: Any, findings: list[Finding]) -> tuple[bool, str
         findings += rules.of(view, node, (rules.half_groups_build,))
         return False, hindered[0].sentence
     findings += (*found, *rules.of(view, node, rules.IN_INT8))
-    last, writes = node, "float"
-    while (behind := view.alone_behind(last)) is not None and behind.op_type in (*ACTIVATIONS, "BatchNormalization"):
-        last = behind
-    if view.leaves_as_integers(last.output[0]):
-        writes = "INT8"
-    return True, f"Its input and its weight come from DQ, and it writes {writes}"
+    return True, "Its input and its weight come from DQ."
 
 
 def _is_add(view: View, node: Any) -> bool:
@@ -162,32 +167,29 @@ def _is_add(view: View, node: Any) -> bool:
     return node.op_type == "Add" and not any(view.is_constant(source) for source in node.input)
 
 
-def _kernels(view: View, active: list[Any], carriers: Mapping[str, Any]) -> tuple[Kernels, dict[str, str]]:
-    """The kernels of a graph, and by the name of each node that of its kernel's first."""
-    kernels: dict[str, tuple[str, ...]] = {}
-    firsts: dict[str, str] = {}
+def _kernels(view: View, active: list[Any], carriers: Mapping[str, Any]) -> dict[str, Kernel]:
+    """The kernel of each node, by the node's name."""
+    kernels: dict[str, Kernel] = {}
     carried = {name for name, carrier in carriers.items() if carrier is not None}
     for node in active:
-        if name_of(node) in firsts or name_of(node) in carried or node.op_type in NO_KERNEL:
+        if name_of(node) in kernels or name_of(node) in carried or node.op_type in NO_KERNEL:
             continue
-        parts, last = [_op(node)], node
-        firsts[name_of(node)] = name_of(node)
-        while (behind := view.alone_behind(last)) is not None and (part := _joined(behind, node, parts, carriers)):
-            parts.append(part)
-            firsts[name_of(behind)] = name_of(node)
-            last = behind
-        kernels[name_of(node)] = tuple(parts)
-    return kernels, firsts
+        ops, chain = [_op(node)], [node]
+        while (behind := view.alone_behind(chain[-1])) is not None and (op := _joined(behind, node, ops, carriers)):
+            ops.append(op)
+            chain.append(behind)
+        kernels.update({name_of(part): Kernel(tuple(ops), node, chain[-1]) for part in chain})
+    return kernels
 
 
-def _joined(behind: Any, first: Any, parts: list[str], carriers: Mapping[str, Any]) -> str:
+def _joined(behind: Any, first: Any, ops: list[str], carriers: Mapping[str, Any]) -> str:
     """What a node is to the kernel before it; empty where it starts one of its own."""
     carrier = carriers.get(name_of(behind))
-    if carrier is not None and name_of(carrier) == name_of(first) and "relu" not in parts:
+    if carrier is not None and name_of(carrier) == name_of(first) and "relu" not in ops:
         return "add"
-    if behind.op_type == "BatchNormalization" and parts == ["conv"]:
+    if behind.op_type == "BatchNormalization" and ops == ["conv"]:
         return "bn"
-    return "relu" if behind.op_type in ACTIVATIONS and "relu" not in parts and parts[-1] != "pool" else ""
+    return "relu" if behind.op_type in ACTIVATIONS and "relu" not in ops and ops[-1] != "pool" else ""
 
 
 def _op(node: Any) -> str:
@@ -197,22 +199,26 @@ def _op(node: Any) -> str:
     return WEIGHTED.get(node.op_type, {"BatchNormalization": "bn"}.get(node.op_type, str(node.op_type).lower()))
 
 
-def _precision(view: View, node: Any, verdicts: Mapping[str, tuple[bool, str]]) -> Precision:
+def _precision(view: View, node: Any, verdicts: Verdicts) -> Precision:
     """What a node computes in."""
     int8, _ = verdicts.get(name_of(node), (False, ""))
     return "int8" if int8 else FLOATS.get(view.element_type(node.output[0]), "fp32")
 
 
-def _layer(view: View, node: Any, verdicts: Mapping[str, tuple[bool, str]], parts: tuple[str, ...]) -> PredictedLayer:
-    """A judged node, with the ops of the kernel that computes it."""
-    fused = "+".join(parts) if len(parts) > 1 else None
-    return PredictedLayer(name_of(node), _op(node), _precision(view, node, verdicts), fused, verdicts[name_of(node)][1])
+def _layer(view: View, node: Any, verdicts: Verdicts, kernel: Kernel) -> PredictedLayer:
+    """A judged node, with the kernel that computes it."""
+    int8, reason = verdicts[name_of(node)]
+    if int8 and node.op_type in WEIGHTED:
+        writes = "INT8" if view.leaves_as_integers(kernel.last.output[0]) else "floats"
+        reason = f"{reason.rstrip('.')}; its kernel writes {writes}."
+    fused = "+".join(kernel.ops) if len(kernel.ops) > 1 else None
+    return PredictedLayer(name_of(node), _op(node), _precision(view, node, verdicts), fused, reason)
 
 
-def _float_scales(view: View, kernels: Kernels, verdicts: Mapping[str, tuple[bool, str]]) -> Iterator[Finding]:
+def _float_scales(view: View, kernels: list[Kernel], verdicts: Verdicts) -> Iterator[Finding]:
     """A DQ writes what its scale is, so with FP32 scales all that isn't INT8 computes in FP32."""
     scales = {view.element_type(node.input[1]) for node in view.nodes if node.op_type == QUANTIZE}
-    floats = [name for name in kernels if not verdicts.get(name, (False, ""))[0]]
+    floats = [name for kernel in kernels if not verdicts.get(name := name_of(kernel.first), (False, ""))[0]]
     if "FLOAT" in scales and floats:
-        said = f"Scales are FP32, so {len(floats)} kernels that aren't INT8 compute in FP32: store scales as FP16"
+        said = f"Scales are FP32, so {len(floats)} kernels that aren't INT8 compute in FP32: store scales as FP16."
         yield Finding(floats[0], "scales_are_half", "speed", said, rules.STRONG)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from rescompress.backends._tensorrt_view import ACTIVATIONS, DEQUANTIZE, QUANTIZE, View, name_of
 from rescompress.backends._tensorrt_rules import ISSUES, NVIDIA, PARSER, PLACEMENT, Finding
+from rescompress.backends._tensorrt_view import ACTIVATIONS, DEQUANTIZE, MOVES, QUANTIZE, View, name_of
 
 RESIDUAL = (
     "https://github.com/NVIDIA/TensorRT/blob/main/tools/pytorch-quantization/docs/source/tutorials/quant_resnet50.rst"
@@ -50,35 +50,35 @@ def judge_add(view: View, add: Any, carrier: Any, carrier_is_int8: bool) -> Verd
     (residual,) = [source for source in add.input if source not in own] or [add.input[0]]
     integer = view.dequantizer(residual) is not None
     if not carrier_is_int8:
-        return False, "the convolution that takes it computes in float", None
+        return False, "The convolution that takes it computes in float.", None
     if not integer:
-        said = f"Its other input ({residual}) isn't quantized, so the convolution before it writes and adds floats"
+        said = f"Its other input ({residual}) isn't quantized, so the convolution before it writes and adds floats."
         source = f"{RESIDUAL}, {ISSUES}/1992"
         return False, said, Finding(name_of(add), "residual_is_quantized", "int8", said, source)
     if not view.leaves_as_integers(_behind_activation(view, add)):
         said = (
             "Its other input is INT8 and what it makes isn't: a fused add writes what its residual is, so the residual"
-            " is turned into floats first"
+            " is turned into floats first."
         )
         return False, said, Finding(name_of(add), "sum_is_quantized", "fusion", said, RESIDUAL)
-    return True, "the convolution before it adds an INT8 residual to its own sum and writes INT8", None
+    return True, "The convolution before it adds an INT8 residual to its own sum and writes INT8.", None
 
 
 def _add_alone(view: View, add: Any) -> Verdict:
     """How an add computes that no convolution takes into its kernel."""
     integer = [view.dequantizer(source) is not None for source in add.input]
     if not any(integer):
-        return False, "neither input is INT8", None
+        return False, "Neither input is INT8.", None
     if not all(integer):
         (other,) = [source for source, is_integer in zip(add.input, integer, strict=True) if not is_integer]
-        said = f"One input is INT8, the other ({other}) is made by no convolution that could add it: it adds floats"
+        said = f"One input is INT8, the other ({other}) is made by no convolution that could add it: it adds floats."
         return False, said, Finding(name_of(add), "convolution_carries_add", "fusion", said, PLACEMENT)
     broken = next((source for source in add.input if _is_requantized_convolution(view, source)), None)
     closed = view.leaves_as_integers(_behind_activation(view, add))
-    verdict = "both inputs are INT8" + (" and so is its output" if closed else ", its output is float")
+    verdict = "Both inputs are INT8, " + ("and so is its output." if closed else "but its output is float.")
     if broken is None:
         return closed, verdict, None
-    said = "Q and DQ stand between it and the convolution before it, so that it has a kernel of its own"
+    said = "Q and DQ stand between it and the convolution before it, so that it has a kernel of its own."
     source = f"{PLACEMENT}, {ISSUES}/3270"
     return closed, said, Finding(name_of(add), "nothing_between_layer_and_add", "fusion", said, source)
 
@@ -110,15 +110,15 @@ def judge_pool(view: View, pool: Any) -> Verdict:
     reads, writes = view.dequantizer(pool.input[0]) is not None, view.leaves_as_integers(pool.output[0])
     if pool.op_type == "MaxPool":
         if reads or writes:
-            return True, "pooling by maximum commutes with Q and DQ", None
-        return False, "it neither reads nor writes INT8", None
+            return True, "Pooling by maximum commutes with Q and DQ.", None
+        return False, "It neither reads nor writes INT8.", None
     if pool.op_type == "AveragePool" and reads and writes:
-        return True, "DQ before and Q behind it fuse with it", None
+        return True, "The DQ before it and the Q behind it fuse with it.", None
     if pool.op_type == "AveragePool":
-        return False, "averages in INT8 need DQ before and Q behind", None
+        return False, "An average in INT8 needs a DQ before and a Q behind it.", None
     if not reads:
-        return False, "global pooling is a Reduce layer, and it reads floats", None
-    said = "It reads INT8, and global pooling becomes a Reduce layer: it averages floats"
+        return False, "Global pooling is a Reduce layer, and it reads floats.", None
+    said = "It reads INT8, and global pooling becomes a Reduce layer: it averages floats."
     return False, said, Finding(name_of(pool), "global_pool_is_float", "speed", said, PARSER)
 
 
@@ -129,7 +129,7 @@ def normalization_follows_convolution(view: View, node: Any) -> Finding | None:
     maker = view.maker(node.input[0])
     if maker is not None and maker.op_type in ("Conv", "ConvTranspose") and view.alone_behind(maker) is not None:
         return None
-    said = "It is behind no convolution that it could fold into: a float kernel of its own, with the ReLU behind it"
+    said = "It is behind no convolution that it could fold into: a float kernel of its own, with the ReLU behind it."
     return Finding(name_of(node), "normalization_follows_convolution", "fusion", said, f"{ISSUES}/3104")
 
 
@@ -137,7 +137,7 @@ def no_integer_operators(view: View, node: Any) -> Finding | None:
     """The parser takes Q/DQ, not operators that compute in integers, nor ranges found while the network runs."""
     if node.op_type not in INTEGER_OPS:
         return None
-    said = f"The parser has no {node.op_type}: integers are said by Q and DQ whose scales are stored"
+    said = f"The parser has no {node.op_type}: integers are said by Q and DQ whose scales are stored."
     return Finding(name_of(node), "no_integer_operators", "build", said, f"{NVIDIA} (ONNX Support), {ISSUES}/4698")
 
 
@@ -145,15 +145,23 @@ def no_round_trip(view: View, node: Any) -> Finding | None:
     """An op that has no INT8 kernel gains nothing from a Q/DQ pair at its input (inferred)."""
     if node.op_type not in ("Sigmoid", "HardSigmoid", "Mul", "Softmax"):
         return None
-    if not any((maker := view.maker(value)) is not None and _is_active_pair(view, maker) for value in node.input):
+    active = [value for value in node.input if not view.is_constant(value)]
+    if all(view.dequantizer(value) is None for value in active):
         return None
-    said = f"{node.op_type} has no INT8 kernel in convolutional networks: Q and DQ before it round and gain nothing"
+    said = f"{node.op_type} computes in float: Q and DQ before it round and gain nothing."
     return Finding(name_of(node), "no_round_trip", "speed", said, f"{PLACEMENT} (inferred)")
 
 
-def _is_active_pair(view: View, node: Any) -> bool:
-    return node.op_type == DEQUANTIZE and not view.is_constant(node.output[0])
+def every_reader_reads_integers(view: View, node: Any) -> Finding | None:
+    """A kernel writes INT8 only if all its readers take that: with one float reader, Q is a kernel more (inferred)."""
+    if node.op_type in (*MOVES, QUANTIZE, DEQUANTIZE):
+        return None
+    kinds = {view.leads_to_integers(reader) for reader in view.readers(node.output[0])}
+    if kinds != {True, False} or view.is_constant(node.output[0]):
+        return None
+    said = "Some read what it makes through Q and DQ, others as floats: it writes floats, and Q is a kernel of its own."
+    return Finding(name_of(node), "every_reader_reads_integers", "fusion", said, f"{PLACEMENT} (inferred)")
 
 
-ELSEWHERE = (normalization_follows_convolution, no_integer_operators, no_round_trip)
-"""Rules of nodes without weights."""
+ELSEWHERE = (normalization_follows_convolution, no_integer_operators, no_round_trip, every_reader_reads_integers)
+"""Rules of any node."""

@@ -26,8 +26,10 @@ STRONG = (
     " https://github.com/NVIDIA/Model-Optimizer/blob/main/modelopt/onnx/quantization/quantize.py"
 )
 HEADER = "https://github.com/NVIDIA/TensorRT/blob/main/include/NvInfer.h"
-ALIGNED, GROUP = 32, 4
-"""Channels that an INT8 tensor-core kernel takes at a time; least multiple of the channels of a group."""
+MODELOPT = "https://github.com/NVIDIA/Model-Optimizer/blob/main/modelopt/onnx/quantization"
+ALIGNED, GROUP, SMALL = 32, 4, 16
+"""Channels that an INT8 tensor-core kernel takes at a time; channels of a group come in multiples of this; below this
+many a layer is small."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,11 @@ def zero_point_is_zero(view: View, node: Any) -> Finding | None:
         return None
     zero = view.array(node.input[2])
     if zero is None or zero.any():
-        said = "Its zero-point isn't 0, and TensorRT knows symmetric quantization only: the parser refuses it"
+        said = "Its zero-point isn't 0, and TensorRT knows symmetric quantization only: the parser refuses it."
         return Finding(name_of(node), "zero_point_is_zero", "build", said, f"{ISSUES}/4698, {ISSUES}/2774")
     scale = view.array(node.input[1])
     if scale is not None and scale.size != zero.size:
-        said = "It has not as many zero-points as scales: the parser refuses it"
+        said = "It has not as many zero-points as scales: the parser refuses it."
         return Finding(name_of(node), "zero_point_is_zero", "build", said, PARSER)
     return None
 
@@ -71,10 +73,10 @@ def scale_is_stored_and_positive(view: View, node: Any) -> Finding | None:
     """Scales are constants of the build and greater than 0: one below 6e-8 is 0 in FP16."""
     scale = view.array(node.input[1])
     if scale is None:
-        said = "Its scale is computed while the network runs: INT8 scales are constants of the build"
+        said = "Its scale is computed while the network runs: INT8 scales are constants of the build."
         return Finding(name_of(node), "scale_is_stored_and_positive", "build", said, f"{HEADER} (IQuantizeLayer)")
     if not bool((np.isfinite(scale) & (scale > 0)).all()):
-        said = "A scale isn't a positive number, perhaps since FP16 can't hold it: the parser refuses it"
+        said = "A scale isn't a positive number, perhaps since FP16 can't hold it: the parser refuses it."
         return Finding(name_of(node), "scale_is_stored_and_positive", "build", said, PARSER)
     return None
 
@@ -83,14 +85,14 @@ def integers_are_signed_bytes(view: View, node: Any) -> Finding | None:
     """Q writes and DQ reads INT8; INT32 biases are refused, UINT8 is read as INT8."""
     kind = view.element_type(node.output[0] if node.op_type == QUANTIZE else node.input[0])
     if kind == "INT32":
-        said = "It dequantizes an INT32 bias, and TensorRT dequantizes 8 bits or fewer only: store biases as floats"
+        said = "It dequantizes an INT32 bias, and TensorRT dequantizes 8 bits or fewer only: store biases as floats."
         source = "https://github.com/onnx/onnx-tensorrt/issues/850"
         return Finding(name_of(node), "integers_are_signed_bytes", "build", said, source)
     if kind == "UINT8" and view.is_constant(node.input[0]):
-        said = "Its integers are stored as UINT8, which only DLA knows: the parser refuses it"
+        said = "Its integers are stored as UINT8, which only DLA knows: the parser refuses it."
         return Finding(name_of(node), "integers_are_signed_bytes", "build", said, PARSER)
     if kind == "UINT8":
-        said = "Its UINT8 is taken for INT8 with a warning: what is above 127 steps is clipped"
+        said = "Its UINT8 is taken for INT8 with a warning: what is above 127 steps is clipped."
         return Finding(name_of(node), "integers_are_signed_bytes", "accuracy", said, PARSER)
     return None
 
@@ -100,7 +102,7 @@ def activations_have_one_scale(view: View, node: Any) -> Finding | None:
     scale = view.array(node.input[1])
     if scale is None or scale.size == 1 or view.is_constant(node.input[0]):
         return None
-    said = "It has a scale per channel on an activation: no kernel reads such integers"
+    said = "It has a scale per channel on an activation: no kernel reads such integers."
     return Finding(name_of(node), "activations_have_one_scale", "int8", said, PLACEMENT)
 
 
@@ -111,9 +113,9 @@ def input_is_dequantized(view: View, node: Any) -> Finding | None:
         scale = view.array(reader.input[1])
         return None if scale is not None and scale.size == 1 else activations_have_one_scale(view, reader)
     if weight_is_dequantized(view, node) is None:
-        said = "Its weight is quantized and its input isn't: TensorRT has weights alone in INT4 only, so it takes float"
+        said = "Its weight is quantized, its input isn't: TensorRT has weights alone in INT4 only, so it takes floats."
         return Finding(name_of(node), "input_is_dequantized", "int8", said, WEIGHTS)
-    said = "Neither its input nor its weight comes from a DQ: it computes in float"
+    said = "Neither its input nor its weight comes from a DQ: it computes in float."
     return Finding(name_of(node), "input_is_dequantized", "int8", said, PLACEMENT)
 
 
@@ -123,10 +125,10 @@ def weight_is_dequantized(view: View, node: Any) -> Finding | None:
     while maker is not None and maker.op_type == "Transpose":
         maker = view.maker(maker.input[0])
     if maker is None or maker.op_type != DEQUANTIZE:
-        said = "Its weight comes from no DQ, perhaps since a tool folded it into floats: it computes in float"
+        said = "Its weight comes from no DQ, perhaps since a tool folded it into floats: it computes in float."
         return Finding(name_of(node), "weight_is_dequantized", "int8", said, PLACEMENT)
     if view.element_type(maker.input[0]) == "INT4":
-        said = "Its weight is INT4, which TensorRT has for weights alone and matrix products: it computes in float"
+        said = "Its weight is INT4, which TensorRT has for weights alone and matrix products: it computes in float."
         return Finding(name_of(node), "weight_is_dequantized", "int8", said, WEIGHTS)
     return None
 
@@ -142,10 +144,10 @@ def weight_scales_follow_outputs(view: View, node: Any) -> Finding | None:
     if scale.size == 1:
         if shape and shape[_output_axis(node)] == 1:
             return None
-        said = "Its weight has one scale for all channels: per channel costs nothing and rounds finer"
+        said = "Its weight has one scale for all channels: per channel costs nothing and rounds finer."
         return Finding(name_of(node), "weight_scales_follow_outputs", "accuracy", said, PLACEMENT)
     if axis != _output_axis(node):
-        said = "Its weight's scales run along another axis than its outputs: it computes in float"
+        said = "Its weight's scales run along another axis than its outputs: it computes in float."
         return Finding(name_of(node), "weight_scales_follow_outputs", "int8", said, PLACEMENT)
     return None
 
@@ -158,11 +160,11 @@ def _output_axis(node: Any) -> int:
 
 
 def groups_have_whole_words(view: View, node: Any) -> Finding | None:
-    """Channels of a group come in fours, in and out; depthwise convolutions have kernels of their own (inferred)."""
+    """Channels of a group come in fours, in and out; depthwise ones have kernels of their own (ModelOpt keeps them)."""
     groups, inside, outside = groups_of(view, node)
     if groups == 1 or (inside == 1 and outside == 1) or not (inside % GROUP or outside % GROUP):
         return None
-    said = f"Its groups have {inside} channels in and {outside} out, not a multiple of {GROUP}: it computes in float"
+    said = f"Its groups have {inside} channels in and {outside} out, not a multiple of {GROUP}: it computes in float."
     return Finding(name_of(node), "groups_have_whole_words", "int8", said, f"{HEADER} (IConvolutionLayer::setNbGroups)")
 
 
@@ -180,7 +182,7 @@ def grouped_is_slow(view: View, node: Any) -> Finding | None:
     groups, inside, _ = groups_of(view, node)
     if groups == 1:
         return None
-    said = f"It has {groups} groups of {inside} channels: INT8 may be slower than FP16; keep it in float and measure"
+    said = f"It has {groups} groups of {inside} channels: INT8 may be slower than FP16; keep it in float and measure."
     return Finding(name_of(node), "grouped_is_slow", "speed", said, f"{ISSUES}/4529, {ISSUES}/1409")
 
 
@@ -189,8 +191,34 @@ def channels_fill_kernels(view: View, node: Any) -> Finding | None:
     groups, inside, outside = groups_of(view, node)
     if groups > 1 or inside <= 4 or not (inside % ALIGNED or (outside % ALIGNED and WEIGHTED[node.op_type] == "conv")):
         return None
-    said = f"It has {inside} channels in and {outside} out: INT8 kernels pad them to multiples of {ALIGNED}"
+    said = f"It has {inside} channels in and {outside} out: INT8 kernels pad them to multiples of {ALIGNED}."
     return Finding(name_of(node), "channels_fill_kernels", "speed", said, f"{ISSUES}/1310")
+
+
+def small_layers_stay_float(view: View, node: Any) -> Finding | None:
+    """NVIDIA's own quantizer leaves small layers in float: products below 16 or of one row, oddly shaped convolutions.
+
+    Convolutions below 16 channels stay INT8 if channels in or out are a multiple of 8, the kernel is square, and the
+    other side has 16 or the image is read; in groups, if channels out are a multiple of 8 and kernels 3 or more wide.
+    """
+    groups, inside, outside = groups_of(view, node)
+    source = f"{MODELOPT}/graph_utils.py"
+    if WEIGHTED[node.op_type] == "linear":
+        rows = view.shape(node.output[0])[:1]
+        if min(inside, outside) >= SMALL and rows != (1,):
+            return None
+        said = f"It multiplies {'one row' if rows == (1,) else f'{inside} by {outside} numbers'}: Q and DQ cost more."
+        return Finding(name_of(node), "small_layers_stay_float", "speed", said, f"{source} (MatMuls to exclude)")
+    kernel, out = view.shape(node.input[1])[2:], outside * groups
+    if min(inside, out) >= SMALL or not kernel:
+        return None
+    whole = not out % 8 or not inside % 8
+    if groups == 1 and whole and len(set(kernel)) == 1 and (inside <= GROUP or max(inside, out) >= SMALL):
+        return None
+    if groups > 1 and not out % 8 and min(kernel) >= 3:
+        return None
+    said = f"It has {inside} channels in and {out} out: NVIDIA's quantizer calls that unsupported, and keeps float."
+    return Finding(name_of(node), "small_layers_stay_float", "speed", said, f"{source} (Convs to exclude)")
 
 
 def nothing_between_layer_and_activation(view: View, node: Any) -> Finding | None:
@@ -202,7 +230,7 @@ def nothing_between_layer_and_activation(view: View, node: Any) -> Finding | Non
     taken = view.alone_behind(pair) if pair is not None and pair.op_type == DEQUANTIZE else None
     if taken is None or taken.op_type not in (*ACTIVATIONS, "BatchNormalization"):
         return None
-    said = f"Q and DQ stand between it and {name_of(taken)}, which then runs in a kernel of its own"
+    said = f"Q and DQ stand between it and {name_of(taken)}, which then runs in a kernel of its own."
     return Finding(name_of(node), "nothing_between_layer_and_activation", "fusion", said, PLACEMENT)
 
 
@@ -215,7 +243,7 @@ def stem_is_quantized_before_pooling(view: View, node: Any) -> Finding | None:
         behind = view.alone_behind(behind)
     if behind is None or behind.op_type != "MaxPool":
         return None
-    said = "It is pooled before it is quantized: a builder found no INT8 kernel for the two in one"
+    said = "It is pooled before it is quantized: a builder found no INT8 kernel for the two in one."
     source = "TensorRT 10.16.1 on an RTX 3080, one user's log (Error Code 10 at conv1 + relu + maxpool)"
     return Finding(name_of(node), "stem_is_quantized_before_pooling", "build", said, source)
 
@@ -242,6 +270,7 @@ NEEDED: tuple[Rule, ...] = (
 IN_INT8: tuple[Rule, ...] = (
     grouped_is_slow,
     channels_fill_kernels,
+    small_layers_stay_float,
     nothing_between_layer_and_activation,
     stem_is_quantized_before_pooling,
 )

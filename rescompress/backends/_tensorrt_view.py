@@ -55,6 +55,10 @@ class View:
         """The node that makes a value, or None."""
         return self._makers.get(value)
 
+    def readers(self, value: str) -> list[Any]:
+        """The nodes that read a value."""
+        return self._readers[value]
+
     def sole_reader(self, value: str) -> Any:
         """The node that alone reads a value which isn't an output of the model either, or None."""
         readers = self._readers[value]
@@ -108,9 +112,12 @@ class View:
     def leaves_as_integers(self, value: str) -> bool:
         """Whether every reader of a value quantizes it, at once or behind moves and pooling by maximum."""
         readers = self._readers[value]
-        return bool(readers) and value not in self._outputs and all(self._quantizes(reader) for reader in readers)
+        return (
+            bool(readers) and value not in self._outputs and all(self.leads_to_integers(reader) for reader in readers)
+        )
 
-    def _quantizes(self, node: Any) -> bool:
+    def leads_to_integers(self, node: Any) -> bool:
+        """Whether a node quantizes what it reads, or only moves it to where that is done."""
         passes = node.op_type in (*MOVES, "MaxPool")
         return node.op_type == QUANTIZE or (passes and self.leaves_as_integers(node.output[0]))
 
