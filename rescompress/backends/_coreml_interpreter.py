@@ -86,11 +86,10 @@ class Program:
         function, block = _main(spec, file)
         self._decoder = Constants(file)
         self._kinds = {port.name: kind_of(port.type, f"The input {port.name}") for port in function.inputs}
-        self._given = tuple(self._kinds)
+        given = set(self._kinds)
         self.constants: dict[str, Constant] = {}
         self._steps: list[_Step] = []
         self.operations: Sequence[Operation] = tuple(self._load(message) for message in block.operations)
-        self._results = tuple(block.outputs)
         self.labels = self._labels()
         self.inputs: tuple[Port, ...] = tuple(port_of(feature, self._kinds) for feature in spec.description.input)
         self.outputs: tuple[Port, ...] = tuple(
@@ -98,8 +97,9 @@ class Program:
             for feature in spec.description.output
             if feature.type.WhichOneof("Type") not in ("stringType", "int64Type")
         )
-        if {port.name for port in self.inputs} != set(self._given) or not self.outputs:
-            raise InputRefused(f"The inputs that {file} describes are not its program's.", REMEDY)
+        results = {port.name for port in self.outputs}
+        if {port.name for port in self.inputs} != given or not results or not results <= set(block.outputs):
+            raise InputRefused(f"The inputs and outputs that {file} describes are not its program's.", REMEDY)
         self._find_spent()
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:

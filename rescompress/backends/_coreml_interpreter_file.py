@@ -221,7 +221,8 @@ def _immediate(tensor: Any, dtype: Dtype, count: int, where: str) -> NDArray[Any
         return _unpack(content, dtype, count)
     if form in (None, "strings"):
         raise InputRefused(f"The constant {where} has no values.", REMEDY)
-    return np.array(getattr(tensor, form).values, dtype=dtype.numpy)
+    array: NDArray[Any] = np.array(getattr(tensor, form).values, dtype=dtype.numpy)
+    return array
 
 
 def _unpack(content: bytes, dtype: Dtype, count: int) -> NDArray[Any]:

@@ -17,6 +17,8 @@ COLOURS: dict[int, Literal["RGB", "BGR"]] = {20: "RGB", 30: "BGR"}
 Sizes = tuple[tuple[int, int | None], ...]
 ARRAYS = {"fp32": np.float32, "fp16": np.float32, "int32": np.int32}
 """What an array is handed over in; FP16 is rounded here."""
+DATA_TYPES = {65568: "fp32", 65552: "fp16", 131104: "int32"}
+"""Numbers of ``ArrayFeatureType.ArrayDataType``."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,13 @@ def port_of(feature: Any, kinds: Mapping[str, Kind], labels: tuple[str, ...] = (
     if name not in kinds:
         raise InputRefused(f"The program has no value {name}, which its description names.", REMEDY)
     kind = kinds[name]
-    if form == "multiArrayType" and kind.dtype in ARRAYS:
-        array = feature.type.multiArrayType
+    array, image = feature.type.multiArrayType, feature.type.imageType
+    if form == "multiArrayType" and kind.dtype == DATA_TYPES.get(array.dataType):
         ranges = _ranges(array.shapeRange.sizeRanges)
         if len(ranges) in (0, len(kind.shape)):
             choices = tuple(tuple(map(int, row.shape)) for row in array.enumeratedShapes.shapes)
             return Port(name, "array", kind.shape, kind.dtype, ranges=ranges, choices=choices)
-    if form == "imageType" and feature.type.imageType.colorSpace in COLOURS and kind.shape[:2] == (1, 3):
-        image = feature.type.imageType
+    if form == "imageType" and image.colorSpace in COLOURS and kind.shape[:2] == (1, 3):
         limits = image.imageSizeRange
         ranges = _ranges([limits.heightRange, limits.widthRange]) if image.HasField("imageSizeRange") else ()
         choices = tuple((int(row.height), int(row.width), 3) for row in image.enumeratedSizes.sizes)

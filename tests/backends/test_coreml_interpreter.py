@@ -199,6 +199,14 @@ def rename_input(spec: Any, _: Any) -> None:
     spec.description.input[0].name = "fc"
 
 
+def describe_inner(spec: Any, _: Any) -> None:
+    spec.description.output[0].name = "fc"
+
+
+def describe_half(spec: Any, _: Any) -> None:
+    spec.description.input[0].type.multiArrayType.dataType = 65552
+
+
 def forget_program(spec: Any, _: Any) -> None:
     spec.ClearField("mlProgram")
 
@@ -221,6 +229,8 @@ SPOILED = {
     "past the end": (move_weights(10**9), "past the end"),
     "outside": (point_elsewhere, "outside of it"),
     "input": (rename_input, "are not its program's"),
+    "output": (describe_inner, "are not its program's"),
+    "described dtype": (describe_half, "x is a multiArrayType of a kind"),
     "no program": (forget_program, "holds no ML program"),
     "functions": (add_function, "exactly one function"),
 }
