@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from rescompress import recipe
+from rescompress.errors import RecipeError
 from rescompress.recipe.order import STAGES, together
 
 FILES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
@@ -49,3 +50,8 @@ def test_what_trains_is_shared_by_all_processes():
     assert together("quantize", {"qat": "fixed"})
     assert not together("quantize", {"qat": "off"})
     assert not together("prune", {"qat": "learned"})
+
+
+def test_a_target_that_is_named_twice_is_refused():
+    with pytest.raises(RecipeError, match=r"^onnxruntime is named twice as a target"):
+        recipe.parse({"name": "twice", "model": "digits_resnet20", "export": ["onnx", "onnxruntime"]})

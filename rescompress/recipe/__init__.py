@@ -64,7 +64,12 @@ class _Targets:
     def check(self, value: Any) -> tuple[dict[str, dict[str, Any]], ...]:
         wanted = value if isinstance(value, (list, tuple)) else [value]
         pairs = ((item, {}) if isinstance(item, str) else knobs.only_item(item) for item in wanted)
-        return tuple(target(name, given or {}) for name, given in pairs)
+        found = tuple(target(name, given or {}) for name, given in pairs)
+        names = [knobs.only_item(one)[0] for one in found]
+        for name in names:
+            if names.count(name) > 1:
+                raise RecipeError(f"{name} is named twice as a target.", "Use two recipes, or `rescompress export`.")
+        return found
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self.check)
