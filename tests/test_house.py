@@ -52,7 +52,7 @@ def test_file_is_short_and_says_what_it_is_for(file):
 
 def test_every_folder_of_tests_mirrors_one_of_the_package():
     folders = {path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("*") if path.is_dir()}
-    mirrored = {folder for folder in folders if not set(folder.parts) & {"fakes", "hooks", "__pycache__"}}
+    mirrored = {folder for folder in folders if not set(folder.parts) & {"fakes", "golden", "hooks", "__pycache__"}}
     assert {str(folder) for folder in mirrored if not (ROOT / "rescompress" / folder).is_dir()} == set()
 
 

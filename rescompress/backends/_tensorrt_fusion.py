@@ -35,7 +35,7 @@ NO_KERNEL = (QUANTIZE, DEQUANTIZE, *MOVES, "Cast", "Constant", "Shape", "Gather"
 
 
 class Kernel(NamedTuple):
-    """What computes some nodes: their ops in order, such as ``conv``, ``add``, ``relu``; the first node and the last."""
+    """What computes some nodes: their ops in order, such as ``conv``, ``add``, ``relu``; its first and last node."""
 
     ops: tuple[str, ...]
     first: Any
