@@ -87,7 +87,7 @@ def read_spec(package: Path) -> tuple[Any, Path]:
         item = content["itemInfoEntries"][content["rootModelIdentifier"]]["path"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputRefused(f"{manifest} is missing, or does not say where the model is.", REMEDY) from None
-    file = _inside(package / "Data", item)
+    file = _inside(package / "Data", str(item))
     message = _protobuf().Model()
     try:
         message.ParseFromString(file.read_bytes())
@@ -235,7 +235,7 @@ def _unpack(content: bytes, dtype: Dtype, count: int) -> NDArray[Any]:
 def unpack_bits(packed: NDArray[np.uint8], bits: int, count: int, *, signed: bool = False) -> NDArray[Any]:
     """The first ``count`` integers of so many bits each, packed from the lowest bit of the first byte upwards."""
     rows = np.unpackbits(packed, bitorder="little")[: count * bits].reshape(-1, bits)
-    values = (rows.astype(np.int16) << np.arange(bits, dtype=np.int16)).sum(1)
+    values: NDArray[Any] = (rows.astype(np.int16) << np.arange(bits, dtype=np.int16)).sum(1)
     if signed:
         values = np.where(values >= 2 ** (bits - 1), values - 2**bits, values)
     return values.astype(np.int8 if signed else np.uint8)
@@ -248,8 +248,12 @@ def _inside(folder: Path, relative: str) -> Path:
         InputRefused: the path leads out of it.
     """
     path = PurePosixPath(relative)
-    if path.is_absolute() or ".." in path.parts or not (folder / path).resolve().is_relative_to(folder.resolve()):
-        raise InputRefused(f"The package names the file {relative}, which lies outside of it.", "Don't trust it.")
+    try:
+        within = (folder / path).resolve().is_relative_to(folder.resolve()) and ".." not in path.parts
+    except ValueError:  # a null byte
+        within = False
+    if not within:
+        raise InputRefused(f"The package names the file {relative!r}, which lies outside of it.", "Don't trust it.")
     return folder / path
 
 

@@ -1,5 +1,6 @@
 """The interpreter of Core ML programs: what it tells of a package, how it stores values, and all that it refuses."""
 
+import contextlib
 import json
 import shutil
 from functools import partial
@@ -8,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rescompress.backends._coreml_interpreter import Program
 from rescompress.errors import InputRefused
@@ -269,6 +272,25 @@ def test_damaged_manifest_is_refused(content, fact, copied):
     manifest.unlink() if content is None else manifest.write_text(content, "utf-8")
     with pytest.raises(InputRefused, match=fact):
         Program(copied)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(damage=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=3))
+def test_flipped_bytes_are_refused_in_a_sentence_or_change_values_only(damage, package, copied):
+    content = bytearray(spec_file(package).read_bytes())
+    for place, byte in damage:
+        content[int(place * len(content))] = byte
+    spec_file(copied).write_bytes(content)
+    with contextlib.suppress(InputRefused):
+        Program(copied).run({"x": X})
+
+
+def test_path_with_a_null_byte_is_refused(copied):
+    def edit(_: Any, operations: dict[str, Any]) -> None:
+        operations["const"].attributes["val"].blobFileValue.fileName = "@model_path/weights\0"
+
+    with pytest.raises(InputRefused, match="outside of it"):
+        Program(edited(copied, edit))
 
 
 def test_damaged_specification_is_refused(copied):
