@@ -1,6 +1,7 @@
 """A program as a saved ``.mlpackage`` whose bytes depend on nothing but the model and the knobs."""
 
 import contextlib
+import gc
 import hashlib
 import io
 import json
@@ -66,14 +67,16 @@ def write(program: ExportedProgram, spec: ModelSpec, form: Form, package: Path) 
     Raises:
         InputRefused: coremltools can't convert the program.
     """
+    failure = ""
     with quietly():
         try:
-            model = _compressed(_converted(program, spec, form), form.weights)
-            model.save(str(package))
+            card = _save(program, spec, form, package)
         except Exception as error:  # converters raise whatever their ops raise
-            brief = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-            raise InputRefused(f"coremltools can't convert the model: {brief}.", "Export to onnx.") from None
-        _settle(model.get_spec(), form, package)
+            failure = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        gc.collect()  # programs are full of cycles, and their weights lie in temporary folders
+        if failure:
+            raise InputRefused(f"coremltools can't convert the model: {failure}.", "Export to onnx.")
+        _settle(card, form, package)
 
 
 @contextlib.contextmanager
@@ -112,6 +115,13 @@ def _converted(program: ExportedProgram, spec: ModelSpec, form: Form) -> Any:
         minimum_deployment_target=ct.target[form.target],
         skip_model_load=True,
     )
+
+
+def _save(program: ExportedProgram, spec: ModelSpec, form: Form, package: Path) -> Any:
+    """Save the package as coremltools does, and give back its specification."""
+    model = _compressed(_converted(program, spec, form), form.weights)
+    model.save(str(package))
+    return model.get_spec()
 
 
 def _compressed(model: Any, weights: str) -> Any:
