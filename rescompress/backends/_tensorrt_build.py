@@ -81,7 +81,8 @@ def build(write: Callable[[tuple[str, ...]], Any], settings: Settings, cache: Pa
             progress.note(f"{name} is computed in FP32: TensorRT {trt.__version__} has no FP16 kernel for it.")
         kept = (*kept, *more)
     said = log.last(logger, "it gave no reason")
-    raise InputRefused(f"TensorRT can't build the engine: {said}.", "Export with floats=fp32, or more workspace_mb.")
+    remedy = "Export with floats=fp32, or more workspace_mb." if settings.half else "Export with more workspace_mb."
+    raise InputRefused(f"TensorRT can't build the engine: {said}.", remedy)
 
 
 def cache_path(made_with: Mapping[str, str]) -> Path:

@@ -108,7 +108,7 @@ class EngineSession:
         parts = [self._run(images[start : start + self._most]) for start in range(0, len(images), self._most)]
         return np.concatenate(parts)
 
-    def layers(self) -> str:
+    def inspected(self) -> str:
         """What TensorRT's inspector says of each layer for the batch that was shown last, as JSON."""
         import tensorrt as trt
 

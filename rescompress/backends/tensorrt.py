@@ -188,7 +188,7 @@ def audit(artifact: Artifact) -> PrecisionReport:
     if hindrance:
         return inspecting.predicted(proto, hindrance)
     with load(artifact, threads=1) as session:
-        return inspecting.read(cast(running.EngineSession, session).layers(), proto)
+        return inspecting.read(cast(running.EngineSession, session).inspected(), proto)
 
 
 def time_with_trtexec(artifact: Artifact, *, batch: int, seconds: int, transfers: bool = False) -> trtexec.Times:

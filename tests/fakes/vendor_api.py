@@ -163,21 +163,26 @@ def stand_ins(folder: Path, major: str) -> None:
         subprocess.run(["gcc", "-shared", "-fPIC", f"-Wl,-soname,{target.name}", "-o", target, source], check=True)
 
 
-def live(kind: str, folder: Path) -> Api:
-    """What the packages in a folder offer, found in a child process; under "release" which release they are.
+def read(kind: str, folder: Path) -> Api:
+    """What a package offers, found in a child process or in its sources; under "release" which release it is.
 
     Args:
-        kind: ``t10``, ``t11`` or ``cuda``.
-        folder: holds that folder.
+        kind: ``t10``, ``t11``, ``cuda`` or ``pycuda``.
+        folder: holds it.
     """
+    if kind == "pycuda":
+        return _pycuda_in(folder)
+    return dict(json.loads(child(kind, folder, "-m", "tests.fakes.vendor_api", "--child", kind)))
+
+
+def child(kind: str, folder: Path, *line: str) -> bytes:
+    """What a Python process says that finds the packages of that folder, and stand-ins for their libraries."""
     with tempfile.TemporaryDirectory() as libraries:
         if kind != "cuda":
             stand_ins(Path(libraries), kind[1:])
         paths = {"LD_LIBRARY_PATH": libraries, "PYTHONPATH": os.pathsep.join([str(folder / kind), os.getcwd()])}
-        line = [sys.executable, "-m", "tests.fakes.vendor_api", "--child", kind]
-        return dict(
-            json.loads(subprocess.run(line, env={**os.environ, **paths}, check=True, capture_output=True).stdout)
-        )
+        environment = {**os.environ, **paths}
+        return subprocess.run([sys.executable, *line], env=environment, check=True, capture_output=True).stdout
 
 
 def _child(kind: str) -> Api:
@@ -201,7 +206,7 @@ def main() -> None:
         print(json.dumps(_child(sys.argv[2])))
         return
     folder = Path(sys.argv[1]).resolve()
-    apis = {kind: live(kind, folder) for kind in ("t10", "t11", "cuda")} | {"pycuda": _pycuda_in(folder)}
+    apis = {kind: read(kind, folder) for kind in ("t10", "t11", "cuda", "pycuda")}
     print("{" + ",\n".join(f'"{name}": {{\n' + _lines(api) + "}" for name, api in apis.items()) + "}")
 
 
