@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from rescompress import fakequant, graph
 from rescompress.backends._litert_file import Grid, TfliteFile, Value
@@ -180,7 +180,7 @@ def activation_of(node: fx.Node) -> str:
     op = graph.op_of(node)
     if op == "relu":
         return RELU
-    return RELU6 if op == "hardtanh" and node.args[1:] == (0.0, 6.0) else ""
+    return RELU6 if op == "relu6" or (op == "hardtanh" and node.args[1:] == (0.0, 6.0)) else ""
 
 
 def grid_of(module: fakequant.QuantizeDequantize) -> Grid:

@@ -13,6 +13,7 @@ from rescompress.backends._litert_graph import (
     Step,
     Stored,
     Translation,
+    activation_of,
     arguments,
     plane,
     refused,
@@ -90,7 +91,10 @@ def relu(t: Translation, node: Any) -> None:
     if step.grid is not None and x.grid is not None and step.grid.zero == -128 and graph.op_of(node) == "relu":
         t.values[node] = t.requantized(x, step.grid)
     else:
-        t.make("RELU" if graph.op_of(node) == "relu" else "RELU6", [t.in_float(node.args[0])], step)
+        code = activation_of(node)
+        if not code:
+            raise refused(node)
+        t.make(code, [t.in_float(node.args[0])], step)
 
 
 def batch_norm(t: Translation, node: Any) -> None:
@@ -166,6 +170,7 @@ OPS: dict[str, Callable[[Translation, Any], None]] = {
     "mul": mul,
     "sigmoid": sigmoid,
     "relu": relu,
+    "relu6": relu,
     "hardtanh": relu,
     "batch_norm": batch_norm,
     "max_pool": max_pool,

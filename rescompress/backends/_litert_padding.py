@@ -70,7 +70,9 @@ class Window:
         return {"filterHeight": self.kernel[0], "filterWidth": self.kernel[1]}
 
 
-def padded(t: Translation, x: Value, window: Window, name: str, *, lowest: bool = False) -> tuple[Value, Padding]:
+def padded(
+    t: Translation, x: Value, window: Window, name: str, *, lowest: bool = False, explicit: bool = False
+) -> tuple[Value, Padding]:
     """What a window slides over and the padding that its operator says.
 
     Args:
@@ -79,11 +81,12 @@ def padded(t: Translation, x: Value, window: Window, name: str, *, lowest: bool 
         window: what slides over them.
         name: of the tensor that PAD makes.
         lowest: pad with the lowest number, which no maximum takes; else with zeros, in INT8 with the zero-point.
+        explicit: pad even where SAME has the same margins.
     """
     margins = window.margins
     if not any(map(any, margins)):
         return x, "VALID"
-    if window.same:
+    if window.same and not explicit:
         return x, "SAME"
     shape = [size + sum(margin) for size, margin in zip(window.size, margins, strict=True)]
     inputs: list[Any] = [x, t.file.constant(f"{name}/pads", np.array([(0, 0), *margins, (0, 0)], np.int32))]

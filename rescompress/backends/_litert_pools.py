@@ -10,7 +10,7 @@ from rescompress.backends._litert_file import Value
 from rescompress.backends._litert_graph import Translation, arguments, plane, refused, shape_of, stored_shape
 from rescompress.backends._litert_padding import Window, padded, pair
 
-NEVER_NEGATIVE = ("relu", "hardtanh", "sigmoid")
+NEVER_NEGATIVE = ("relu", "relu6", "sigmoid")
 """Ops below whose values zeros are never above: padding with zeros then leaves a maximum as it is."""
 
 
@@ -63,7 +63,7 @@ def _averaged(t: Translation, node: Any, window: Window, *, counts_pads: bool) -
         if window.same and (not counts_pads or not any(window.pads)):
             padding = "SAME"
         elif counts_pads and all(m[1] <= a[1] for m, a in zip(window.margins, asked, strict=True)):
-            x, padding = padded(t, x, window, graph.name_of(node))
+            x, padding = padded(t, x, window, graph.name_of(node), explicit=True)
         else:
             raise refused(node)
     return _pool(t, "AVERAGE_POOL_2D", x, node, window, padding)
