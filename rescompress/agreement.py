@@ -66,7 +66,8 @@ class ClassDrop:
 
     Attributes:
         name: of the class.
-        points: percentage points that the artifact loses against eager; negative where every class gains.
+        points: percentage points that the artifact loses against the baseline or, without one, against eager PyTorch;
+            negative where every class gains.
         images: of this class.
     """
 
@@ -82,7 +83,7 @@ class Evidence:
     Attributes:
         least_sqnr_db: the threshold that held for the logits, in dB.
         least_agreement: the threshold that held for top-1 agreement, in percent.
-        self_noise_db: SQNR of eager's own logits when its input moves by a millionth: no artifact can be nearer.
+        self_noise_db: SQNR of eager's own answers when its values move by a millionth: no artifact can be nearer.
         sizes: numbers of images that were given to the runtime at once.
         against_eager: the artifact against the same model in eager PyTorch; None without labels.
         against_baseline: the artifact against the baseline; None where there is none, or no labels.

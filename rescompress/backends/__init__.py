@@ -25,6 +25,8 @@ FORMATS = {"onnx": "onnxruntime"}
 Images = NDArray[np.float32] | NDArray[np.uint8]
 ROUNDED = ".rounded"
 """Behind a value's name: as what reads it sees it, where the artifact rounds it to integers."""
+OUTPUT = "output"
+"""What comes out at the end of a network, one row an image, as ``Session.run`` gives it."""
 
 
 class Session(Protocol):
@@ -93,7 +95,7 @@ class Watched(Protocol):
 
         Values that the runtime fuses away are left out: the values that both sides have are compared. Where a value is
         rounded to integers, ``NAME.rounded`` is its rounded self in float, and ``NAME``, if it is there at all, the
-        value before. Shapes are those of PyTorch, channels first.
+        value before. Shapes are those of PyTorch, channels first. ``output`` is what this run gives at the end.
         """
         ...
 

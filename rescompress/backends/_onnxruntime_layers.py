@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from rescompress.backends import ROUNDED, Images
+from rescompress.backends import OUTPUT, ROUNDED, Images
 
 Array = NDArray[np.float32]
 ROUNDS, UNROUNDS = "QuantizeLinear", "DequantizeLinear"
@@ -21,7 +21,7 @@ def written(path: Path, images: Images) -> dict[str, Array]:
         images: as the network takes them.
 
     Returns:
-        The values by the layer's name; as what reads them sees them under ``NAME.rounded``, where they are rounded.
+        The values by the layer's name, and rounded ones, as what reads them sees them, under ``NAME.rounded``.
     """
     proto = _read(path)
     live = _live(proto.graph)
@@ -29,7 +29,7 @@ def written(path: Path, images: Images) -> dict[str, Array]:
     for node in proto.graph.node:
         if node.output[0] not in live or node.op_type == ROUNDS:
             continue
-        name = f"{_stem(node.name)}{ROUNDED}" if node.op_type == UNROUNDS else node.name
+        name = f"{_stem(node.name)}{ROUNDED}" if node.op_type == UNROUNDS else _name(node)
         names.setdefault(name, node.output[0])
     return _run(proto, names, images, optimized=False)
 
@@ -53,9 +53,9 @@ def built(path: Path, images: Images) -> dict[str, Array]:
     rounds = [node for node in made if node.op_type == ROUNDS and node.output[0] in readers]
     ends = {value.name for value in proto.graph.output}
     if not rounds:
-        names = {node.name: node.output[0] for node in made}
+        names = {_name(node): node.output[0] for node in made}
         return _run(proto, names, images, optimized=True)
-    names = {node.name: node.output[0] for node in made if node.output[0] in ends}
+    names = {_name(node): node.output[0] for node in made if node.output[0] in ends}
     names |= {f"{_stem(node.name)}{ROUNDED}": node.output[0] for node in reversed(rounds)}
     steps = {node.output[0]: _step(proto.graph, readers[node.output[0]]) for node in rounds}
     return _run(proto, names, images, optimized=True, steps=steps)
@@ -73,9 +73,9 @@ def _run(
     import onnx
     import onnxruntime
 
-    known = {value.name for value in proto.graph.output}
+    ends = [value.name for value in proto.graph.output]
     wanted = {name: value for name, value in names.items() if value}
-    extra = dict.fromkeys(value for value in wanted.values() if value not in known)
+    extra = dict.fromkeys(value for value in wanted.values() if value not in ends)
     proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(value) for value in extra)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -85,13 +85,15 @@ def _run(
     session: Any = onnxruntime.InferenceSession(
         proto.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
     )
-    values = list(dict.fromkeys(wanted.values()))
-    found = dict(zip(values, session.run(values, {"images": images}), strict=True))
+    values = [*ends, *extra]
+    (given,) = session.get_inputs()
+    found = dict(zip(values, session.run(values, {given.name: images}), strict=True))
+    rows = np.concatenate([found[name].reshape(len(images), -1) for name in ends], 1)
     for value, (scale, zero) in (steps or {}).items():
         if value in found:
             found[value] = (found[value].astype(np.float32) - np.float32(zero)) * np.float32(scale)
-    kinds = {name: found[value] for name, value in wanted.items()}
-    return {name: np.asarray(array, np.float32) for name, array in kinds.items() if array.dtype.kind == "f"}
+    shown = {name: found[value] for name, value in wanted.items()} | {OUTPUT: rows}
+    return {name: np.asarray(array, np.float32) for name, array in shown.items() if array.dtype.kind == "f"}
 
 
 def _read(path: Path) -> Any:
@@ -118,6 +120,11 @@ def _step(graph: Any, node: Any) -> tuple[float, int]:
     return float(scale), int(zero[0]) if zero else 0
 
 
+def _name(node: Any) -> str:
+    """The stable name of the value that a node makes: the images' where they are normalized in the graph."""
+    return "images" if node.output[0] == "images" else str(node.name)
+
+
 def _stem(name: str) -> str:
     """The name of the value that a node rounds, or turns back from integers."""
-    return re.sub(r"\.(de)?quantizelinear(_\d+)?$", "", name)
+    return re.sub(r"\.d?q(_\d+)?$", "", name)

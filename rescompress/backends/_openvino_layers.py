@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rescompress.backends import ROUNDED, Images
+from rescompress.backends import OUTPUT, ROUNDED, Images
 
 ENDS = ("Parameter", "Result")
 
 
 def built(path: Path, images: Images, options: dict[str, Any]) -> dict[str, NDArray[np.float32]]:
-    """Values of the model that OpenVINO compiles; of a quantized network those that are rounded, but for its outputs.
+    """Values of the model that OpenVINO compiles; of a quantized network those that are rounded.
 
     A value that becomes a result can't be fused away, so those that lie between integers are left alone.
 
@@ -38,12 +38,14 @@ def built(path: Path, images: Images, options: dict[str, Any]) -> dict[str, NDAr
     model.add_results([opset13.result(first[name].output(0)) for name in names])
     compiled = openvino.Core().compile_model(model, "CPU", options)
     answer = compiled.create_infer_request().infer([images])
-    results = list(compiled.outputs)[-len(names) :]
-    return {name: np.asarray(answer[port], np.float32) for name, port in zip(names, results, strict=True)}
+    arrays = [np.asarray(answer[port], np.float32) for port in compiled.outputs]
+    count = len(arrays) - len(names)
+    rows = np.concatenate([array.reshape(len(array), -1) for array in arrays[:count]], 1)
+    return dict(zip(names, arrays[count:], strict=True)) | {OUTPUT: rows}
 
 
 def _name(op: Any) -> str:
-    stem = re.sub(r"\.(de)?quantizelinear(_\d+)?$", "", op.get_friendly_name())
+    stem = re.sub(r"\.d?q(_\d+)?$", "", op.get_friendly_name())
     return f"{stem}{ROUNDED}" if op.get_type_name() == "FakeQuantize" else stem
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from rescompress.artifact import Artifact, open_artifact
+from rescompress.backends import Images
 from rescompress.benchmarking import machine, statistics, validity
 from rescompress.benchmarking.method import Launch, Plan, launch
 from rescompress.errors import InputRefused
@@ -30,7 +30,7 @@ _QUERIES_FOR_P90 = 64  # LoadGen's early stopping at confidence 0.99: fewer can'
 @checked
 def benchmark(
     artifacts: Sequence[Path],
-    images: NDArray[np.float32],
+    images: Images,
     *,
     batch: Annotated[int, Field(ge=1)] = 1,
     threads: Annotated[int, Field(ge=1)] = 1,
@@ -48,7 +48,8 @@ def benchmark(
 
     Args:
         artifacts: folders of the exported models; the first is the baseline.
-        images: preprocessed images ``[n, 3, h, w]``, at best 64 different ones; fewer are repeated.
+        images: as the artifacts take them, ``[n, 3, h, w]`` or pixels ``[n, h, w, 3]``, at best 64 different ones;
+            fewer are repeated.
         batch: images per query.
         threads: threads that each runtime may use.
         launches: fresh processes per candidate; below 5 the numbers are only indicative.
@@ -82,7 +83,7 @@ def benchmark(
     return row, raw
 
 
-def _ring(images: NDArray[np.float32], batch: int) -> NDArray[np.float32]:
+def _ring(images: Images, batch: int) -> Images:
     """So many images that a batch can start at 64 places, the given ones over and over."""
     if images.ndim != 4 or 0 in images.shape:
         raise InputRefused(f"Images of shape {images.shape} can't be timed.", "Give at least one image [n, 3, h, w].")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rescompress.backends import Images
 from rescompress.worker import Worker
 
 Block = NDArray[np.int64]
@@ -47,7 +48,7 @@ class Launch:
     steady: tuple[bool, ...]
 
 
-def launch(folders: Sequence[Path], ring: NDArray[np.float32], plan: Plan, order: random.Random) -> Launch:
+def launch(folders: Sequence[Path], ring: Images, plan: Plan, order: random.Random) -> Launch:
     """Start all candidates, check and warm up each, then time them in turns.
 
     Args:
@@ -71,7 +72,7 @@ def launch(folders: Sequence[Path], ring: NDArray[np.float32], plan: Plan, order
         return Launch(_interleaved(workers, plan, order), outputs, steady)
 
 
-def _outputs(worker: Worker, ring: NDArray[np.float32], batch: int) -> bytes:
+def _outputs(worker: Worker, ring: Images, batch: int) -> bytes:
     """Logits of at least 16 images in batches of the size that is timed: a runtime may compute others differently."""
     starts = range(0, min(_CHECKED_IMAGES, len(ring) - batch + 1), batch)
     return b"".join(worker.run(ring[start : start + batch]).tobytes() for start in starts)

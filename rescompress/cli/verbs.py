@@ -211,8 +211,8 @@ def _benchmark() -> tuple[Body, list[click.Parameter]]:
         from rescompress.errors import BenchmarkInvalid
         from rescompress.verification import sample_images
 
-        spec = open_artifact(artifacts[0]).manifest.model
-        ring = sample_images(open_data(data, spec), spec.preprocessing, 64)
+        manifest = open_artifact(artifacts[0]).manifest
+        ring = sample_images(open_data(data, manifest.model), manifest, 64)
         row, _ = benchmark(artifacts, ring, **values(benchmark, given))
         show.benchmark(row)
         if row.verdict == "INVALID" or (strict and row.verdict != "VALID"):

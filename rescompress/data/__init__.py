@@ -101,8 +101,16 @@ def batches(
         limit: stop after so many images.
         rows: these places only, neighbours.
     """
+    for images, labels in crops(split, batch, limit, rows):
+        yield normalize(images, preprocessing), labels
+
+
+def crops(
+    split: Split, batch: int, limit: int | None = None, rows: range | None = None
+) -> Iterator[tuple[UInt8[Tensor, "b 3 h w"], Int[Tensor, " b"]]]:
+    """Images before they are normalized, and labels, in the split's order; arguments as of ``batches``."""
     count = len(split) if limit is None else min(limit, len(split))
     rows = range(count) if rows is None else rows
     for start in range(rows.start, rows.stop, batch):
         indices = range(start, min(start + batch, rows.stop))
-        yield normalize(split.read(indices), preprocessing), split.labels[start : indices.stop]
+        yield split.read(indices), split.labels[start : indices.stop]

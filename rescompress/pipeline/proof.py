@@ -88,8 +88,8 @@ def time(
     if found is not None:
         return found
     folders = [folder.path / row.folder for row in rows]
-    preprocessing = open_artifact(folders[0]).manifest.model.preprocessing
-    row, raw = benchmark(folders, sample_images(opened, preprocessing, RING), **job.benchmark)
+    ring = sample_images(opened, open_artifact(folders[0]).manifest, RING)
+    row, raw = benchmark(folders, ring, **job.benchmark)
     artifact.write_bytes(folder.rows / RAW, artifact.to_json(raw))
     row = replace(row, raw=f"rows/{RAW}")
     folder.keep_row("benchmark", key, row)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from rescompress import backends, checkpoint, fakequant, graph, metrics, models, verification
-from rescompress.artifact import open_artifact, write_artifact
+from rescompress.artifact import Manifest, open_artifact, write_artifact
 from rescompress.context import Context
 from rescompress.errors import InputRefused, RecipeError
 from rescompress.pipeline.proof import export_artifact
-from rescompress.verification import verify
+from rescompress.verification import answers, verify
 from tests.networks import placed
 
 FLOAT, INT8 = "00-baseline", "05-quantize"
@@ -80,6 +80,11 @@ def sabotaged(model, change):
     return other
 
 
+def taking(model, **knobs):
+    """A manifest of an artifact of this model, as far as it says what is taken."""
+    return Manifest("", "", "", "", "fp32", "", {}, models.spec_of(model), "", "", "", knobs)
+
+
 def conv(model):
     return dict(model.named_parameters())["layer2.0.conv1.weight"]
 
@@ -119,7 +124,7 @@ def test_healthy_artifact_is_verified_on_noise(label, each):
     assert (row.label, row.backend, row.inputs) == (label, backend, "noise")
     assert row.precision == {FLOAT: "fp32", INT8: "int8"}[label]
     assert row.accuracy is row.reference_accuracy is None
-    assert row.agreement.total == verification.NOISE_IMAGES
+    assert row.agreement.total == answers.NOISE_IMAGES
 
 
 def test_healthy_artifact_is_verified_on_the_test_split(pairs, digits):
@@ -150,13 +155,13 @@ def test_other_precisions_have_thresholds_of_their_own(kind, tmp_path):
     fakequant.round_biases(model)
     row = verify(exported(model, "onnxruntime", tmp_path), model, None)
     assert (row.failures, row.precision) == ((), kind)
-    assert row.sqnr_db > verification.LEAST_SQNR_DB[kind] + 5
+    assert row.sqnr_db > row.evidence.least_sqnr_db + 5
     assert verify(exported(model, "onnxruntime", tmp_path / "same"), sabotaged(model, half_a_step), None).failures
 
 
 def test_ranges_of_a_whole_batch_are_no_dependence_that_eager_has_not(tmp_path):
     model = placed("dynamic")
-    images = torch.from_numpy(verification.sample_images(None, models.spec_of(model).preprocessing, 64))
+    images = torch.from_numpy(verification.sample_images(None, taking(model), 64))
     alone, together = models.predict(model, [images[:1]]), models.predict(model, [images])
     least = metrics.sqnr_db(together[:1].numpy(), alone.numpy()) + 3
     row = verify(exported(model, "onnxruntime", tmp_path), model, None, min_sqnr_db=least)
@@ -229,10 +234,23 @@ def test_model_of_another_size_is_refused(pairs):
 
 
 def test_sample_images_are_the_first_of_the_test_split_or_seeded_noise(pairs, digits):
-    preprocessing = models.spec_of(pairs[FLOAT][1]).preprocessing
-    noise = verification.sample_images(None, preprocessing, 3)
+    manifest = taking(pairs[FLOAT][1])
+    noise = verification.sample_images(None, manifest, 3)
     assert (noise.shape, noise.dtype) == ((3, 3, 32, 32), np.float32)
-    np.testing.assert_array_equal(noise, verification.sample_images(None, preprocessing, 3))
-    images = verification.sample_images(digits, preprocessing, 5)
+    np.testing.assert_array_equal(noise, verification.sample_images(None, manifest, 3))
+    images = verification.sample_images(digits, manifest, 5)
     assert images.shape == (5, 3, 32, 32)
     assert not np.array_equal(images[:3], noise)
+
+
+def test_sample_images_are_pixels_where_those_are_taken(pairs, digits):
+    model = pairs[FLOAT][1]
+    pixels = verification.sample_images(digits, taking(model, preprocess=True), 5)
+    assert (pixels.shape, pixels.dtype) == ((5, 32, 32, 3), np.uint8)
+    images = verification.sample_images(digits, taking(model), 5)
+    spec = models.spec_of(model).preprocessing
+    expected = (pixels / 255 - np.array(spec.mean)) / np.array(spec.std)
+    np.testing.assert_allclose(images, expected.transpose(0, 3, 1, 2), atol=1e-5)
+    noise = verification.sample_images(None, taking(model, preprocess=True), 3)
+    assert noise.dtype == np.uint8
+    assert noise.std() > 60

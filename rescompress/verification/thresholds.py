@@ -1,0 +1,87 @@
+"""How near an artifact has to come to its model: defaults by precision, and what the model's own noise excuses."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from rescompress.agreement import Proportion
+from rescompress.artifact import Manifest
+from rescompress.backends import ROUNDED
+from rescompress.cpu import kernels
+from rescompress.spec import Floats, Precision
+
+Level = Literal["fp32", "fp16", "bf16", "int8", "w4a8", "dynamic"]
+"""What is computed in, where it decides how near an artifact can come."""
+LEAST_SQNR_DB: dict[Level, float] = {
+    **{"fp32": 60.0, "fp16": 40.0, "bf16": 22.0},
+    **{"w4a8": 30.0, "int8": 20.0, "dynamic": 20.0},
+}
+LEAST_AGREEMENT: dict[Level, float] = {
+    **{"fp32": 99.5, "fp16": 99.0, "bf16": 96.0},
+    **{"w4a8": 97.0, "int8": 97.0, "dynamic": 97.0},
+}
+"""Of the logits. INT8 leaves room for kernels that saturate (x86 without VNNI) and for rounding that flips; nothing
+saturates with 4-bit weights. Where weights alone are integers, the runtime computes in float, as eager does."""
+
+
+def _filled(defaults: dict[Level, float], given: Any) -> Any:
+    """One number for all levels, or the defaults where a mapping says nothing."""
+    if isinstance(given, (int, float)):
+        return dict.fromkeys(defaults, given)
+    return {**defaults, **given} if isinstance(given, dict) else given
+
+
+def _schema(limits: dict[str, float]) -> WithJsonSchema:
+    number = {"type": "number", **limits}
+    return WithJsonSchema({"anyOf": [number, {"type": "object", "additionalProperties": number}]})
+
+
+SqnrDb = Annotated[
+    dict[Level, Annotated[float, Field(ge=0)]],
+    BeforeValidator(lambda given: _filled(LEAST_SQNR_DB, given)),
+    _schema({"minimum": 0}),
+]
+Percent = Annotated[
+    dict[Level, Annotated[float, Field(ge=0, le=100)]],
+    BeforeValidator(lambda given: _filled(LEAST_AGREEMENT, given)),
+    _schema({"minimum": 0, "maximum": 100}),
+]
+"""Thresholds by level, as a person may write them: one number for all, or some levels' own."""
+LEAST_LAYER_DB: dict[Floats, float] = {"fp32": 80.0, "fp16": 40.0, "bf16": 22.0}
+"""Of a layer on its own inputs, which leaves only the last bits of a sum: 127 dB and more in FP32 where it is right."""
+LEAST_ROUNDED_DB: dict[Floats, float] = {"fp32": 50.0, "fp16": 30.0, "bf16": 15.0}
+"""Of a value that is rounded to integers: a step more or less where a sum lies on an edge, 72 dB and more in FP32."""
+LEAST_SATURATING_DB = 20.0
+"""Of such a value where the runtime's kernels may saturate."""
+ROOM_DB = 6.0
+"""How far below the model's own noise an artifact may be, where that noise is what limits it."""
+
+
+def level(precision: Precision) -> Level | None:
+    """The integers that are computed in; None where they are only stored."""
+    return None if precision in ("fp32", "w8", "w4") else precision  # type: ignore[return-value]
+
+
+def least(table: dict[Level, float], manifest: Manifest) -> float:
+    """The threshold of an artifact: that of its floats or, where it is lower, of its integers."""
+    integers = level(manifest.precision)
+    return min(table[manifest.floats], *([table[integers]] if integers else ()), float("inf"))
+
+
+def excused_db(least_db: float, self_noise_db: float) -> float:
+    """The threshold of the logits where the model's own noise may be what is seen."""
+    return min(least_db, self_noise_db - ROOM_DB)
+
+
+def excused_agreement(percent: float, own: Proportion) -> float:
+    """The threshold of top-1 agreement where the model disagrees with itself when its input moves by a millionth."""
+    return min(percent, percent - 100 + own.percent) if own else percent
+
+
+def layer_db(manifest: Manifest, name: str, of: str) -> float:
+    """The threshold of a value inside, by its name; ``of`` is the ``file`` or the ``runtime``."""
+    rounded = name.endswith(ROUNDED) or manifest.precision == "dynamic"
+    if not rounded:
+        return LEAST_LAYER_DB[manifest.floats]
+    saturates = of == "runtime" and kernels("auto") == "avx2"
+    return min(LEAST_ROUNDED_DB[manifest.floats], LEAST_SATURATING_DB if saturates else float("inf"))
