@@ -31,7 +31,7 @@ BYTES = ("int8", "uint8")
 ASKED = "This is what the program asks for; Core ML decides on the device what computes it."
 
 
-class _Graph:
+class ProgramGraph:
     """A program's operations, found by what they make and by the layer that they are."""
 
     def __init__(self, package: Path) -> None:
@@ -82,7 +82,7 @@ class _Graph:
 
 def report(package: Path) -> PrecisionReport:
     """Precision of each convolution, linear layer, add and pool of a saved program."""
-    graph = _Graph(package)
+    graph = ProgramGraph(package)
     layers = []
     for operation in graph.working:
         kind, name = KINDS.get(operation.type), graph.layer(operation)
@@ -118,7 +118,7 @@ def _size(kind: Kind) -> int:
     return math.prod(size or 1 for size in kind.shape)
 
 
-def _stored_small(graph: _Graph) -> tuple[str, ...]:
+def _stored_small(graph: ProgramGraph) -> tuple[str, ...]:
     """A sentence for each way in which weights are stored smaller than they are computed with."""
     floats = [operation for operation in graph.working if KINDS.get(operation.type) and not graph.is_int8(operation)]
     counts = Counter((graph.stored_as(o), o.dtype) for o in floats if graph.stored_as(o))

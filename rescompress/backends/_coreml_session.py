@@ -29,16 +29,17 @@ class CoremlSession:
     Args:
         package: the ``.mlpackage``.
         threads: of the interpreter; Core ML itself takes as many as it likes.
+        program: what computes, if not the best that this machine has.
 
     Raises:
         InputRefused: the package is damaged.
     """
 
-    def __init__(self, package: Path, threads: int) -> None:
+    def __init__(self, package: Path, threads: int, program: Runs | None = None) -> None:
         self._threads = threads
         try:
             description = read_spec(package)[0].description
-            self._program: Runs = _program_of(package)
+            self._program: Runs = program or _program_of(package)
         except InputRefused as error:
             raise InputRefused(f"Core ML can't load {package}: {error.fact}", "Export the model again.") from None
         except RuntimeError as error:  # what Core ML's compiler says

@@ -7,9 +7,12 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from rescompress.artifact import Artifact
+from rescompress.backends import Images
 from rescompress.errors import InputRefused, RecipeError
 from rescompress.schemes import COREML
 from rescompress.spec import ModelSpec, PrecisionReport, Rung
@@ -126,6 +129,13 @@ def audit(artifact: Artifact) -> PrecisionReport:
     from rescompress.backends import _coreml_audit
 
     return _coreml_audit.report(artifact.entry.parent)
+
+
+def written_layers(artifact: Artifact, images: Images) -> dict[str, NDArray[np.float32]]:
+    """Values that the saved program computes, by their names in the network, op by op in the interpreter."""
+    from rescompress.backends import _coreml_layers
+
+    return _coreml_layers.written(artifact.entry.parent, images)
 
 
 def _batch(batch: int | None, preprocess: bool, labels: tuple[str, ...]) -> int | None:
