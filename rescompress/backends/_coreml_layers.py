@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,14 +61,14 @@ class _Open(Program):
         made = super()._call(step, values)
         if self.parts:
             tensors = {name: value for name, value in made.items() if isinstance(value, Tensor) and value.dim()}
-            self.parts[-1].update({name: np.array(value, dtype=np.float32) for name, value in tensors.items()})
+            self.parts[-1].update({name: value.numpy().astype(np.float32) for name, value in tensors.items()})
         return made
 
     def number(self, operation: Operation, parameter: str) -> float | None:
         """A constant parameter; None where there is none, or it is none."""
         names = operation.inputs.get(parameter, ())
         value = self.constants.get(names[0]) if names else None
-        return float(cast(Tensor, value)) if isinstance(value, Tensor) and value.numel() == 1 else None
+        return float(value) if isinstance(value, Tensor) and value.numel() == 1 else None
 
 
 def _divided(network: ProgramGraph, program: _Open) -> set[str]:
