@@ -37,10 +37,8 @@ def test_the_integers_are_eagers_own(tmp_path: Path) -> None:
     images = noise(int8(), 8)
     expected = models.predict(int8(), [images]).numpy()
     got = answer(written(int8(), tmp_path), images.numpy())
-    step = fakequant.quantizer_of(int8(), fakequant.sites_of(int8())[-1])  # type: ignore[arg-type]
     assert sqnr_db(expected, got) > 40
     assert (got.argmax(1) == expected.argmax(1)).all()
-    assert step.scale.numel()
 
 
 def test_scales_and_zero_points_are_carried_to_the_bit(tmp_path: Path) -> None:
@@ -76,7 +74,7 @@ def test_other_precisions(kind: Precision, least: float, share: float, tmp_path:
 
 
 def test_two_integers_of_four_bits_share_a_byte() -> None:
-    packed = _packed(np.array([[-8, 7], [0, -1], [3, -3]], np.int8)[:, :])
+    packed = _packed(np.array([[-8, 7], [0, -1], [3, -3]], np.int8))
     assert packed.tolist() == [0x78, 0xF0, 0xD3]
     assert _packed(np.array([5], np.int8)).tolist() == [5]
 
@@ -107,7 +105,6 @@ def test_a_fixed_batch_serves_any_number_of_images(batch: int, tmp_path: Path) -
     images = noise(model, 7).numpy()
     fixed, flexible = written(model, tmp_path, batch=batch), written(model, tmp_path)
     assert sqnr_db(answer(flexible, images), answer(fixed, images)) > 100
-    assert answer(fixed, images[:0]).shape == (0, 10)
 
 
 @pytest.mark.parametrize("softmax", [False, True])
