@@ -17,7 +17,7 @@ from rescompress.spec import ModelSpec, RunReport
 from tests.jobs import TINY
 
 CHECKED = (
-    *("data", "models", "layers", "graph", "fakequant", "checkpoint", "metrics", "cost", "context"),
+    *("data", "models", "layers", "graph", "fakequant", "checkpoint", "ends", "metrics", "cost", "context"),
     *("fusion", "pruning", "factorization", "quantization", "distillation", "training", "inspection"),
 )
 jaxtyping.install_import_hook([f"rescompress.{name}" for name in CHECKED], "beartype.beartype")
@@ -61,6 +61,15 @@ def one_thread_each() -> Iterator[None]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's own caches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RESCOMPRESS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield
 
 

@@ -24,7 +24,13 @@ KNOBS = {"coreml": {"floats": "fp32"}, "tensorrt": {"floats": "fp32"}}
 MODELS = ("float", "int8", pytest.param("se int8", marks=pytest.mark.slow))
 
 
-@pytest.fixture(scope="module", params=backends.names())
+SLOW = ("inductor",)  # compiles for half a minute
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(each, marks=pytest.mark.slow) if each in SLOW else each for each in backends.names()],
+)
 def name(request: pytest.FixtureRequest) -> str:
     backend = backends.get(request.param)
     if backend.missing():
