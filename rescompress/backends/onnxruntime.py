@@ -1,22 +1,20 @@
 """ONNX Runtime on CPUs: u8 activations, s8 weights per channel, every op between the convolutions in INT8 too."""
 
-import re
 import tempfile
-from collections import Counter
 from importlib import metadata, util
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from rescompress.artifact import Artifact
-from rescompress.backends import Images, _onnxruntime_layers
+from rescompress.backends import Images, _onnxruntime_audit, _onnxruntime_layers
 from rescompress.errors import BackendMissing, InputRefused
 from rescompress.schemes import ONNXRUNTIME
-from rescompress.spec import LayerPrecision, ModelSpec, PrecisionReport, Proportion, Rung
+from rescompress.spec import ModelSpec, PrecisionReport, Rung
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,27 +24,6 @@ PROVIDER = "CPUExecutionProvider"
 ENTRY = "model.onnx"
 REQUIREMENT = "rescompress[onnx]"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-KINDS = {
-    "Conv": "conv",
-    "ConvInteger": "conv",
-    "Gemm": "linear",
-    "MatMulInteger": "linear",
-    "MatMul": "linear",
-    "Add": "add",
-    "MaxPool": "pool",
-    "AveragePool": "pool",
-    "GlobalAveragePool": "pool",
-}
-"""Ops of the exported graph whose precision is reported."""
-INT8_OPS = {
-    "conv": ("QLinearConv", "ConvInteger"),
-    "linear": ("QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"),
-    "add": ("QLinearAdd",),
-    "pool": ("QLinearAveragePool", "QLinearGlobalAveragePool", "NhwcMaxPool"),
-}
-"""Ops of the optimized graph that compute in INT8."""
-MOVES = ("Transpose", "Reshape", "Flatten", "ReorderInput", "ReorderOutput")
-"""Ops of the optimized graph that only move values."""
 
 
 def missing() -> str | None:
@@ -71,21 +48,43 @@ def export(
     folder: Path,
     *,
     opset: Annotated[int, Field(ge=18, le=23)] = 21,
+    floats: Literal["fp32", "fp16"] = "fp32",
+    preprocess: bool = False,
+    softmax: bool = False,
+    batch: Annotated[int | None, Field(ge=1)] = None,
+    labels: tuple[str, ...] = (),
 ) -> str:
-    """Write ``model.onnx``: one file, dynamic batch, INT8 weights stored as INT8, nodes named after the modules.
+    """Write ``model.onnx``: one file, INT8 weights stored as INT8, nodes named after the modules.
 
     Args:
         model: float or quantized.
         spec: the model's.
         folder: an empty folder.
-        opset: version of the ONNX operator set.
+        opset: version of the ONNX operator set; 19 or later for FP16 between integers, 21 or later for INT4.
+        floats: what is computed in where integers aren't, and stored; what goes in and comes out stays FP32. Most CPUs
+            compute FP16 in FP32.
+        preprocess: scale and normalize in the graph: it takes uint8 pixels [n, h, w, 3], RGB.
+        softmax: give probabilities instead of logits.
+        batch: images in each batch; left out, any number.
+        labels: names of the classes, one for each, for the file's metadata.
 
     Raises:
-        InputRefused: the exporter can't express the model.
+        InputRefused: the exporter can't express the model, or a weight is larger than FP16 can hold.
+        RecipeError: the operator set lacks what the model needs, or softmax or labels don't fit it.
     """
     from rescompress import onnx_writing
 
-    proto = onnx_writing.proto_of(model, spec, opset)
+    proto = onnx_writing.proto_of(
+        model,
+        spec,
+        opset,
+        floats=floats,
+        fp32_scales=True,  # only they are fused into integer kernels
+        preprocess=preprocess,
+        softmax=softmax,
+        batch=batch,
+        labels=labels,
+    )
     (folder / ENTRY).write_bytes(proto.SerializeToString(deterministic=True))
     return ENTRY
 
@@ -110,6 +109,9 @@ class OrtSession:
             raise InputRefused(f"ONNX Runtime can't load {path}: {error}.", "Export the model again.") from None
         if self._session.get_providers()[0] != PROVIDER:
             raise BackendMissing(f"ONNX Runtime fell back to {self._session.get_providers()[0]}.", "Reinstall it.")
+        (taken,) = self._session.get_inputs()
+        self._input: str = taken.name
+        self._batch: int | None = taken.shape[0] if isinstance(taken.shape[0], int) else None
 
     def __enter__(self) -> "OrtSession":
         return self
@@ -119,10 +121,22 @@ class OrtSession:
     ) -> None:
         del self._session
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Preprocessed images ``[n, 3, h, w]`` to logits ``[n, classes]``, or to all maps, one row an image."""
-        outputs: list[NDArray[np.float32]] = self._session.run(None, {"images": images})
-        return np.concatenate([output.reshape(len(output), -1) for output in outputs], 1)
+    def run(self, images: Images) -> NDArray[np.float32]:
+        """Images as the model takes them to logits ``[n, classes]``, or to what else it gives, one row an image.
+
+        Where the batch is fixed, the last one is filled up with zeros.
+        """
+        if self._batch is None:
+            return self._once(images)
+        starts = range(0, len(images), self._batch)
+        return np.concatenate([self._once(images[start : start + self._batch]) for start in starts])
+
+    def _once(self, images: Images) -> NDArray[np.float32]:
+        count = len(images)
+        if self._batch is not None and count < self._batch:
+            images = np.concatenate([images, np.zeros((self._batch - count, *images.shape[1:]), images.dtype)])
+        outputs: list[NDArray[np.float32]] = self._session.run(None, {self._input: images})
+        return np.concatenate([output.reshape(len(output), -1) for output in outputs], 1)[:count]
 
 
 def load(artifact: Artifact, *, threads: int) -> OrtSession:
@@ -139,43 +153,7 @@ def audit(artifact: Artifact) -> PrecisionReport:
         with OrtSession(artifact.entry, 1, optimized):
             built = onnx.load(str(optimized)).graph
     exported = onnx.load(str(artifact.entry)).graph
-    constants = {tensor.name for tensor in exported.initializer}
-    integers = _integer_values(built)
-    found = {_stem(value): node for node in built.node for value in node.output}
-    found |= {_stem(node.name): node for node in built.node if _stem(node.name) not in found or _is_int8(node)}
-    layers = []
-    for node in exported.node:
-        op = KINDS.get(node.op_type)
-        if op and not (op == "add" and constants & set(node.input)):
-            now = found.get(node.name)
-            moved = now is not None and now.op_type == "MaxPool" and now.input[0] in integers
-            int8 = now is not None and (now.op_type in INT8_OPS[op] or moved)
-            layers.append(LayerPrecision(node.name, op, "int8" if int8 else "fp32"))
-    counts = Counter(node.op_type for node in built.node)
-    int8 = sum(_is_int8(node) or (node.op_type == "MaxPool" and node.input[0] in integers) for node in built.node)
-    return PrecisionReport(
-        tuple(layers), dict(sorted(counts.items())), Proportion(int8, len(built.node) - sum(counts[op] for op in MOVES))
-    )
-
-
-def _integer_values(built: Any) -> set[str]:
-    """Values of the optimized graph that are INT8."""
-    integers: set[str] = set()
-    for node in built.node:
-        makes = node.op_type == "QuantizeLinear" or node.op_type.startswith("QLinear")
-        if makes or (node.op_type in ("Transpose", "MaxPool", "Reshape") and node.input[0] in integers):
-            integers.update(node.output)
-    return integers
-
-
-def _is_int8(node: Any) -> bool:
-    """Whether a node of the optimized graph computes with integers."""
-    return node.op_type.startswith("QLinear") or any(node.op_type in ops for ops in INT8_OPS.values())
-
-
-def _stem(name: str) -> str:
-    """The name that we gave a node, in a name that ONNX Runtime derived from it or from its output."""
-    return re.sub(r"(/.*|_token_\d+|_nchwc)+$", "", name)
+    return _onnxruntime_audit.report(exported, built, artifact.manifest.floats)
 
 
 def layers(artifact: Artifact, images: Images) -> dict[str, NDArray[np.float32]]:

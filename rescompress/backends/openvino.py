@@ -1,20 +1,20 @@
 """OpenVINO on CPUs: an IR read from our ONNX, u8 activations, s8 weights per channel, adds and pools in INT8 too."""
 
-import re
 from collections import Counter
 from importlib import metadata, util
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from rescompress.artifact import Artifact
-from rescompress.backends import Images, _openvino_layers
+from rescompress.backends import Images, _openvino_layers, _openvino_write
 from rescompress.errors import BackendMissing, InputRefused
 from rescompress.schemes import OPENVINO
-from rescompress.spec import LayerPrecision, ModelSpec, PrecisionReport, Proportion, Rung
+from rescompress.spec import Floats, LayerPrecision, ModelSpec, PrecisionReport, Proportion, Rung
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,6 +45,8 @@ COMPUTING = tuple({name for names in BUILT.values() for name in names})
 NO_WORK = ("Const", "Input", "Output", "Reorder", "Reshape")
 """Layers of the compiled model that only hold or move values."""
 INTEGERS = ("u8", "i8")
+PRECISIONS = {"u8": "int8", "i8": "int8", "f16": "fp16", "bf16": "bf16"}
+"""What a compiled layer computes in; anything else is FP32."""
 
 
 def missing() -> str | None:
@@ -63,8 +65,17 @@ def versions() -> dict[str, str]:
     return {package: metadata.version(package) for package in PACKAGES}
 
 
-def export(model: "nn.Module", spec: ModelSpec, folder: Path) -> str:
-    """Write ``model.xml`` and ``model.bin``: dynamic batch, INT8 weights stored as INT8, FP32 weights kept in FP32.
+def export(
+    model: "nn.Module",
+    spec: ModelSpec,
+    folder: Path,
+    *,
+    floats: Literal["fp32", "fp16"] = "fp32",
+    preprocess: bool = False,
+    softmax: bool = False,
+    batch: Annotated[int | None, Field(ge=1)] = None,
+) -> str:
+    """Write ``model.xml`` and ``model.bin``: INT8 weights stored as INT8, nodes named after the modules.
 
     OpenVINO's own ``convert_model`` is left out: on a terminal it stops to ask whether it may send usage data.
 
@@ -72,9 +83,15 @@ def export(model: "nn.Module", spec: ModelSpec, folder: Path) -> str:
         model: float or quantized.
         spec: the model's.
         folder: an empty folder.
+        floats: what float weights are stored in, and what is computed in where integers aren't, on CPUs that have it;
+            others compute in FP32. What goes in and comes out stays FP32.
+        preprocess: scale and normalize in the graph: it takes uint8 pixels [n, h, w, 3], RGB.
+        softmax: give probabilities instead of logits.
+        batch: images in each batch; left out, any number.
 
     Raises:
         InputRefused: the model's ranges are found at run time, or OpenVINO can't read what the exporter wrote.
+        RecipeError: softmax without a classifier.
     """
     import openvino
     from openvino._offline_transformations import apply_moc_transformations
@@ -85,27 +102,28 @@ def export(model: "nn.Module", spec: ModelSpec, folder: Path) -> str:
         raise InputRefused(
             "OpenVINO computes in float where ranges are found at run time.", "Quantize with int8, or export to onnx."
         )
-    content = onnx_writing.proto_of(model, spec, OPSET).SerializeToString(deterministic=True)
+    proto = onnx_writing.proto_of(
+        model, spec, OPSET, float_biases=True, preprocess=preprocess, softmax=softmax, batch=batch
+    )
     try:
-        network = openvino.Core().read_model(content)
+        network = openvino.Core().read_model(proto.SerializeToString(deterministic=True))
         apply_moc_transformations(network, cf=False, smart_reshape=True)  # what convert_model runs
     except RuntimeError as error:
         raise InputRefused(f"OpenVINO can't read the model: {_brief(error)}.", "Export to onnxruntime.") from None
-    for place, op in enumerate(network.get_ordered_ops()):
-        if re.fullmatch(r"[A-Z][A-Za-z]*_\d+", op.get_friendly_name()):
-            op.set_friendly_name(f"{op.get_type_name()}_{place}")  # else it counts what this process made before
-    openvino.save_model(network, folder / ENTRY, compress_to_fp16=False)
+    _openvino_write.tidy(network)
+    openvino.save_model(network, folder / ENTRY, compress_to_fp16=floats == "fp16")
+    _openvino_write.compact(folder / ENTRY)
     return ENTRY
 
 
 class OpenvinoSession:
-    """A compiled model on the CPU in FP32 and INT8, on as many threads as asked for, which is asserted."""
+    """A compiled model on the CPU, on as many threads as asked for, which is asserted."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, floats: Floats = "fp32") -> None:
         import openvino
 
         try:
-            self.compiled: Any = openvino.Core().compile_model(path, DEVICE, _options(threads))
+            self.compiled: Any = openvino.Core().compile_model(path, DEVICE, _options(threads, floats))
         except RuntimeError as error:
             raise InputRefused(f"OpenVINO can't load {path}: {_brief(error)}.", "Export the model again.") from None
         devices, got = (self.compiled.get_property(name) for name in ("EXECUTION_DEVICES", "INFERENCE_NUM_THREADS"))
@@ -114,6 +132,8 @@ class OpenvinoSession:
         if got != threads:
             raise InputRefused(f"OpenVINO takes {got} threads, not {threads}.", f"Ask for {got}.")
         self._request: Any = self.compiled.create_infer_request()
+        first = self.compiled.input(0).get_partial_shape()[0]
+        self._batch: int | None = None if first.is_dynamic else first.get_length()
 
     def __enter__(self) -> "OpenvinoSession":
         return self
@@ -123,24 +143,38 @@ class OpenvinoSession:
     ) -> None:
         del self._request, self.compiled
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Preprocessed images ``[n, 3, h, w]`` to logits ``[n, classes]``, or to all maps, one row an image."""
+    def run(self, images: Images) -> NDArray[np.float32]:
+        """Images as the model takes them to logits ``[n, classes]``, or to what else it gives, one row an image.
+
+        Where the batch is fixed, the last one is filled up with zeros.
+        """
+        if self._batch is None:
+            return self._once(images)
+        starts = range(0, len(images), self._batch)
+        return np.concatenate([self._once(images[start : start + self._batch]) for start in starts])
+
+    def _once(self, images: Images) -> NDArray[np.float32]:
+        count = len(images)
+        if self._batch is not None and count < self._batch:
+            images = np.concatenate([images, np.zeros((self._batch - count, *images.shape[1:]), images.dtype)])
         answer = self._request.infer([images], share_inputs=True, share_outputs=True)
         outputs: list[NDArray[np.float32]] = [answer[port] for port in self.compiled.outputs]
-        return np.concatenate([output.reshape(len(output), -1) for output in outputs], 1)
+        return np.concatenate([output.reshape(len(output), -1) for output in outputs], 1)[:count]
 
 
 def load(artifact: Artifact, *, threads: int) -> OpenvinoSession:
     """Compile an artifact for so many threads and the lowest latency."""
-    return OpenvinoSession(artifact.entry, threads)
+    return OpenvinoSession(artifact.entry, threads, artifact.manifest.floats)
 
 
 def audit(artifact: Artifact) -> PrecisionReport:
     """Precision of each convolution, linear layer, add and pool, read off the model that OpenVINO compiled."""
     import openvino
 
-    with OpenvinoSession(artifact.entry, 1) as session:
-        built = [_info(op) for op in session.compiled.get_runtime_model().get_ordered_ops()]
+    floats = artifact.manifest.floats
+    with OpenvinoSession(artifact.entry, 1, floats) as session:
+        half = session.compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f16
+        built = [_info(op, half) for op in session.compiled.get_runtime_model().get_ordered_ops()]
     working = [layer for layer in built if layer["layerType"] not in NO_WORK]
     found = [(layer, {_stem(name) for name in layer["originalLayersNames"].split(",")}) for layer in working]
     layers = []
@@ -149,31 +183,50 @@ def audit(artifact: Artifact) -> PrecisionReport:
         if kind and not (kind == "add" and any(_is_constant(value.get_node()) for value in op.input_values())):
             name = _stem(op.get_friendly_name())
             now = [layer for layer, names in found if name in names and layer["layerType"] in BUILT[kind]]
-            int8 = bool(now) and all(layer["runtimePrecision"] in INTEGERS for layer in now)
-            layers.append(LayerPrecision(name, kind, "int8" if int8 else "fp32"))
+            got = {PRECISIONS.get(layer["runtimePrecision"], "fp32") for layer in now}
+            layers.append(LayerPrecision(name, kind, got.pop() if len(got) == 1 else "fp32"))
     counts = Counter(f"{layer['layerType']} {layer['runtimePrecision']}" for layer in working)
     computing = sum(layer["runtimePrecision"] in INTEGERS and layer["layerType"] in COMPUTING for layer in working)
-    return PrecisionReport(tuple(layers), dict(sorted(counts.items())), Proportion(computing, len(working)))
+    notes = _widened(layers, floats)
+    return PrecisionReport(tuple(layers), dict(sorted(counts.items())), Proportion(computing, len(working)), notes)
 
 
 def layers(artifact: Artifact, images: Images) -> dict[str, NDArray[np.float32]]:
     """What OpenVINO computes inside, as it compiles the model."""
-    return _openvino_layers.built(artifact.entry, images, _options(1))
+    return _openvino_layers.built(artifact.entry, images, _options(1, artifact.manifest.floats))
 
 
-def _options(threads: int) -> dict[str, Any]:
+def _widened(layers: list[LayerPrecision], floats: Floats) -> tuple[str, ...]:
+    """A sentence where FP16 was asked for and FP32 is computed."""
+    wide = sum(layer.precision == "fp32" for layer in layers)
+    if floats != "fp16" or not wide:
+        return ()
+    return (
+        f"{wide} of {len(layers)} layers compute in FP32: OpenVINO has no FP16 for this CPU. FP16 saves space here.",
+    )
+
+
+def _options(threads: int, floats: Floats) -> dict[str, Any]:
+    """Of the compilation; where the CPU has no FP16, asking for it would give BF16, so FP32 is asked for."""
+    import openvino
+
+    half = floats == "fp16" and "FP16" in openvino.Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
     return {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": "f16" if half else "f32",
         "INFERENCE_NUM_THREADS": threads,
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # else weight-only layers would round their inputs too
     }
 
 
-def _info(op: Any) -> dict[str, str]:
-    """What a compiled layer is, its precision, and which of our layers it was made of."""
+def _info(op: Any, half: bool) -> dict[str, str]:
+    """What a compiled layer is, its precision, and which of our layers it was made of.
+
+    Of a layer whose weights are stored in FP16 OpenVINO says ``f16``, whatever it computes in.
+    """
     info = op.get_rt_info()
-    return {key: str(info[key].astype(str)) for key in ("layerType", "runtimePrecision", "originalLayersNames")}
+    said = {key: str(info[key].astype(str)) for key in ("layerType", "runtimePrecision", "originalLayersNames")}
+    return said if half or said["runtimePrecision"] != "f16" else {**said, "runtimePrecision": "f32"}
 
 
 def _stem(name: str) -> str:

@@ -97,6 +97,7 @@ def _exported(model: nn.Module, spec: ModelSpec, opset: int) -> Any:
     names.tidy(proto)
     run_time.use_integers(proto.graph)
     integers.store(proto.graph, stored)
+    names.shorten(proto.graph)
     integers.drop_unused(proto.graph)
     return proto
 
