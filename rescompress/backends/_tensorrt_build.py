@@ -49,7 +49,7 @@ class Built:
 
 
 def build(write: Callable[[tuple[str, ...]], Any], settings: Settings, cache: Path) -> Built:
-    """Build an engine; each layer that has no kernel in FP16 goes to FP32, and the build repeats.
+    """Build an engine; each layer that has no kernel in FP16 goes to FP32 with its like, and the build repeats.
 
     Args:
         write: makes the ``onnx.ModelProto`` with the named nodes in FP32.
@@ -79,7 +79,10 @@ def build(write: Callable[[tuple[str, ...]], Any], settings: Settings, cache: Pa
             break
         for name in more:
             progress.note(f"{name} is computed in FP32: TensorRT {trt.__version__} has no FP16 kernel for it.")
-        kept = (*kept, *more)
+        alike = [name for name in log.twins(more, proto.graph) if name not in kept]
+        for name in alike:
+            progress.note(f"{name} is computed in FP32 too: it wants the same kernel as {more[0]}.")
+        kept = (*kept, *more, *alike)
     said = log.last(logger, "it gave no reason")
     remedy = "Export with floats=fp32, or more workspace_mb." if settings.half else "Export with more workspace_mb."
     raise InputRefused(f"TensorRT can't build the engine: {said}.", remedy)

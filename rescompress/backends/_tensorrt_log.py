@@ -78,6 +78,32 @@ def blamed(errors: Iterable[str], nodes: Sequence[Any]) -> list[str]:
     return [node.name for node in weighty or named if node.op_type not in ("QuantizeLinear", "DequantizeLinear")]
 
 
+def twins(names: Sequence[str], graph: Any) -> list[str]:
+    """Names of other nodes that want the same kernel as a named one: same op, same attributes, same shape of weights.
+
+    Args:
+        names: of nodes of the graph.
+        graph: an ``onnx.GraphProto``.
+    """
+    shapes = _shapes(graph)
+    kinds = {node.name: _kind(node, shapes) for node in graph.node if node.op_type in WEIGHTY}
+    wanted = {kinds[name] for name in names if name in kinds}
+    return [name for name, kind in kinds.items() if kind in wanted and name not in names]
+
+
+def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
+    """Shape of each stored tensor, and of what a DQ makes of one."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    pairs = (node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in shapes)
+    return shapes | {node.output[0]: shapes[node.input[0]] for node in pairs}
+
+
+def _kind(node: Any, shapes: dict[str, tuple[int, ...]]) -> tuple[Any, ...]:
+    """What decides which kernels a layer may have, but for the size of its images."""
+    attributes = sorted(attribute.SerializeToString() for attribute in node.attribute)
+    return (node.op_type, shapes.get(node.input[1]), *attributes)
+
+
 def brief(text: str) -> str:
     """The first line of a message, without the full stop."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given").rstrip(".")

@@ -112,8 +112,6 @@ class EngineSession:
         """What TensorRT's inspector says of each layer for the batch that was shown last, as JSON."""
         import tensorrt as trt
 
-        if self._shape is None:
-            self._take(self._least)
         inspector = self._engine.create_engine_inspector()
         inspector.execution_context = self._context  # else formats are "N/A due to dynamic shapes"
         return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))

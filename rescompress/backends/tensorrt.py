@@ -3,6 +3,7 @@
 TensorRT 11 takes every precision from the graph, and 10 does where it is told to; so one file serves both.
 """
 
+from collections.abc import Callable
 from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -109,19 +110,16 @@ def export(
         InputRefused: TensorRT can't express the model, can't read it, or has no kernel for a layer.
         RecipeError: the batch sizes contradict each other, or TensorRT 11 is asked for DLA.
     """
-    from rescompress import fakequant, onnx_writing
+    from rescompress import onnx_writing
 
-    if not min_batch <= opt_batch <= max_batch:
-        raise RecipeError(f"The batches {min_batch}, {opt_batch}, {max_batch} don't grow.", "Order min, opt and max.")
-    if any(site.dynamic for site in fakequant.sites_of(model)):
-        raise InputRefused("TensorRT has no integers whose range is found at run time.", "Quantize with int8.")
+    batches = (min_batch, opt_batch, max_batch)
+    _check(model, batches)
 
     def write(keep_fp32: tuple[str, ...]) -> Any:
-        proto = onnx_writing.proto_of(
+        return cast_first(onnx_writing.proto_of(
             model, spec, opset, floats=floats, float_biases=True, keep_fp32=keep_fp32, preprocess=preprocess,
             softmax=softmax, batch=batch, labels=labels,
-        )  # fmt: skip
-        return cast_first(proto)
+        ))  # fmt: skip
 
     hindrance = running.hindrance()
     if hindrance:
@@ -129,14 +127,31 @@ def export(
         (folder / ENTRY).write_bytes(write(()).SerializeToString(deterministic=True))
         return ENTRY
     settings = building.Settings(
-        (min_batch, opt_batch, max_batch), workspace_mb << 20, optimization_level, tf32, hardware_compatible,
-        version_compatible, refit, dla, floats == "fp16",
+        batches, workspace_mb << 20, optimization_level, tf32, hardware_compatible, version_compatible, refit, dla,
+        floats == "fp16",
     )  # fmt: skip
-    built = building.build(write, settings, building.cache_path(running.made_with()))
+    _write_engine(write, settings, folder)
+    return ENTRY
+
+
+def _write_engine(write: Callable[[tuple[str, ...]], Any], settings: building.Settings, folder: Path) -> None:
+    """Build the engine and write it beside its file, sealed."""
+    made_with = running.made_with()
+    built = building.build(write, settings, building.cache_path(made_with))
     for name, content in ((ENTRY, built.onnx), (ENGINE, built.engine), (CACHE, built.timing_cache)):
         (folder / name).write_bytes(content)
-    provenance.seal(folder, running.made_with())
-    return ENTRY
+    provenance.seal(folder, made_with)
+
+
+def _check(model: "nn.Module", batches: tuple[int, int, int]) -> None:
+    """Refuse what no engine can be built for."""
+    from rescompress import fakequant
+
+    if list(batches) != sorted(batches):
+        said = ", ".join(map(str, batches))
+        raise RecipeError(f"The batches {said} don't grow.", "Order min_batch, opt_batch and max_batch.")
+    if any(site.dynamic for site in fakequant.sites_of(model)):
+        raise InputRefused("TensorRT has no integers whose range is found at run time.", "Quantize with int8.")
 
 
 def cast_first(proto: Any) -> Any:

@@ -21,6 +21,8 @@ from tests.fakes.vendor import API, violation
 
 pytest.importorskip("onnxruntime", reason="The fake engine computes in ONNX Runtime.")
 
+pytestmark = pytest.mark.xdist_group("tensorrt")  # they share an export
+
 
 @pytest.fixture(params=["t10", "t11"])
 def used(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:

@@ -20,6 +20,8 @@ from tests.networks import placed
 onnx = pytest.importorskip("onnx", reason="The file is written with onnx.")
 FP16, FP32, INT8, INT32 = (getattr(onnx.TensorProto, name) for name in ("FLOAT16", "FLOAT", "INT8", "INT32"))
 
+pytestmark = pytest.mark.xdist_group("tensorrt")  # they share an export
+
 
 @pytest.fixture(autouse=True)
 def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +130,18 @@ def test_a_layer_without_a_kernel_goes_to_fp32_and_the_build_repeats(
     graph, types = types_in(made)
     single = {node.name for node in graph.node if node.op_type == "Conv" and types[node.output[0]] == FP32}
     assert single == {GROUPED, "layer3.0.conv2"}
+
+
+@pytest.mark.parametrize("kind", ["float", "int8"])
+def test_layers_that_want_the_same_kernel_go_along(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a network with sixteen grouped convolutions would be built seventeen times."""
+    machine = Machine(no_kernel=("layer1.0.conv1",)).install(monkeypatch)
+    with gathered() as notes:
+        graph, types = types_in(artifact(tmp_path / "artifact", kind))
+    assert machine.builds == 2
+    assert "layer1.0.conv2 is computed in FP32 too: it wants the same kernel as layer1.0.conv1." in notes
+    single = {node.name for node in graph.node if node.op_type == "Conv" and types[node.output[0]] == FP32}
+    assert single == {"layer1.0.conv1", "layer1.0.conv2"}
 
 
 def test_a_layer_without_a_kernel_in_fp32_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

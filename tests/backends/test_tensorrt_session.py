@@ -20,6 +20,8 @@ from tests.networks import noise
 
 pytest.importorskip("onnxruntime", reason="The fake engine computes in ONNX Runtime.")
 
+pytestmark = pytest.mark.xdist_group("tensorrt")  # they share an export
+
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:

@@ -17,6 +17,8 @@ MEANING = {"--useCudaGraph": "graph", "--useSpinWait": "spin", "--noDataTransfer
 DEFAULTS = {False: set(), True: {"graph", "spin", "no transfers"}}
 """Which of them are on by default, in 10 and in 11 (`InferenceOptions` in v10.16 and v11.1)."""
 
+pytestmark = pytest.mark.xdist_group("tensorrt")  # they share an export
+
 
 @pytest.mark.parametrize("of_11", [False, True])
 @pytest.mark.parametrize("transfers", [False, True])
