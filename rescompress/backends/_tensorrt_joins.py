@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rescompress.backends._tensorrt_rules import ISSUES, NVIDIA, PARSER, PLACEMENT, Finding
+from rescompress.backends._tensorrt_rules import ISSUES, NVIDIA, PLACEMENT, Finding
 from rescompress.backends._tensorrt_view import ACTIVATIONS, DEQUANTIZE, MOVES, QUANTIZE, View, name_of
 
 RESIDUAL = (
@@ -116,10 +116,11 @@ def judge_pool(view: View, pool: Any) -> Verdict:
         return True, "The DQ before it and the Q behind it fuse with it.", None
     if pool.op_type == "AveragePool":
         return False, "An average in INT8 needs a DQ before and a Q behind it.", None
-    if not reads:
-        return False, "Global pooling is a Reduce layer, and it reads floats.", None
-    said = "It reads INT8, and global pooling becomes a Reduce layer: it averages floats."
-    return False, said, Finding(name_of(pool), "global_pool_is_float", "speed", said, PARSER)
+    return (
+        False,
+        f"Global pooling is a Reduce layer: it reads {'INT8' if reads else 'floats'} and averages floats.",
+        None,
+    )
 
 
 def normalization_follows_convolution(view: View, node: Any) -> Finding | None:

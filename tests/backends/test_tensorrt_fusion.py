@@ -77,7 +77,7 @@ def test_the_report_says_that_nothing_was_built() -> None:
     prediction = predict(exported("resnet8"))
     report = prediction.report()
     assert all(note.startswith(PREFIX) for note in report.notes)
-    assert report.notes[0].endswith("INT8 for 9 of 9 conv, 2 of 3 add, 0 of 1 pool, 1 of 1 linear.")
+    assert report.notes[0].endswith("INT8 for 9 of 9 conv, 3 of 3 add, 0 of 1 pool, 1 of 1 linear.")
     assert [layer.layer for layer in report.layers] == [layer.name for layer in prediction.layers]
     assert report.int8_share("conv").correct == 9
     assert sum(report.op_counts.values()) == report.int8_nodes.total == sum(kernel[2] for kernel in prediction.kernels)

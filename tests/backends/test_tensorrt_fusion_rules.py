@@ -256,7 +256,7 @@ def test_pools_and_gates() -> None:
     prediction = drawn(draw)
     assert layer(prediction, "average") == ("int8", None)
     assert layer(prediction, "global") == ("fp16", None)
-    assert broken(prediction) == {("gate", "no_round_trip", "speed"), ("global", "global_pool_is_float", "speed")}
+    assert broken(prediction) == {("gate", "no_round_trip", "speed")}
 
 
 def test_with_fp32_scales_the_rest_is_fp32() -> None:
