@@ -52,7 +52,7 @@ def look(worker: Worker, manifest: Manifest, model: nn.Module, first: Shown, of:
             values = worker.layers(first.taken[:count], source)
         except RescompressError as error:
             return Findings(notes=(f"No layer is named: {error.fact}",))
-        least_db, given = partial(layer_db, manifest, of=source), manifest.gives_probabilities
+        least_db, given = partial(layer_db, manifest=manifest, of=source), manifest.gives_probabilities
         layers = compare(model, first.normalized[:count], values, least_db, probabilities=given)
         found = Findings(layers, source, _failures(layers, source == "runtime" and "file" in of))
         if found.failures:

@@ -27,7 +27,7 @@ def compare(
     model: nn.Module,
     images: Tensor,
     theirs: Mapping[str, Array],
-    least_db: Callable[[str], float],
+    least_db: Callable[[str, int], float],
     *,
     probabilities: bool = False,
 ) -> tuple[LayerAgreement, ...]:
@@ -37,7 +37,7 @@ def compare(
         model: float or quantized.
         images: normalized, ``[n, 3, h, w]``.
         theirs: what the artifact computes inside for these images, by name (``backends.Watched``).
-        least_db: the SQNR below which the value of this name departs.
+        least_db: the SQNR below which the value of this name departs, with so many roundings before it unseen.
         probabilities: the artifact's output are those.
 
     Returns:
@@ -56,17 +56,25 @@ def compare(
         graph.watch(traced, images, seen)
         forced = _Forced(traced, {node: theirs[name] for node, name in names.items()}, end)
         forced.run(images)
-    layers = {node: _layer(traced, node, names) for node in forced.own_db}
-    return tuple(
-        LayerAgreement(
-            layers[node],
-            names[node],
-            own_db,
-            so_far[node],
-            min(least_db(names[node]), forced.flips_db.get(node, np.inf)),
-        )
-        for node, own_db in forced.own_db.items()
-    )
+    return tuple(_row(traced, node, names, forced, so_far[node], least_db) for node in forced.own_db)
+
+
+def _row(
+    traced: fx.GraphModule,
+    node: fx.Node,
+    names: Mapping[fx.Node, str],
+    forced: "_Forced",
+    so_far_db: float,
+    least_db: Callable[[str, int], float],
+) -> LayerAgreement:
+    """What one value shows."""
+    steps = _between(traced, node, names)
+    unseen = sum(fakequant.quantizer_behind(traced, step) is not None for step in steps if step is not node)
+    named = [step for step in steps if "value_name" in step.meta]
+    weighted = [step for step in named if graph.op_of(step) in WEIGHTED]
+    layer = next((graph.name_of(step) for step in (*weighted, *named)), names[node].removesuffix(ROUNDED))
+    least = min(least_db(names[node], unseen), forced.flips_db.get(node, math.inf))
+    return LayerAgreement(layer, names[node], forced.own_db[node], so_far_db, least)
 
 
 class _Forced(fx.Interpreter):
@@ -139,16 +147,14 @@ def _name_folded(norm: fx.Node, found: dict[fx.Node, str], theirs: Mapping[str, 
     found[result] = name
 
 
-def _layer(traced: fx.GraphModule, node: fx.Node, names: Mapping[fx.Node, str]) -> str:
-    """The layer that a value is blamed on: what lies between it and the values before it that are known."""
-    between, todo = [node], list(node.all_input_nodes)
+def _between(traced: fx.GraphModule, node: fx.Node, names: Mapping[fx.Node, str]) -> list[fx.Node]:
+    """The steps between a value and those before it that are known, itself included, in order of execution."""
+    between, todo = {node}, list(node.all_input_nodes)
     while todo:
         other = todo.pop()
-        if other.op in ("get_attr", "placeholder") or other in names or other in between:
+        weight = other.op == "call_module" and other.all_input_nodes[0].op == "get_attr"
+        if weight or other.op in ("get_attr", "placeholder") or other in names or other in between:
             continue
-        between.append(other)
+        between.add(other)
         todo += other.all_input_nodes
-    order = {each: place for place, each in enumerate(traced.graph.nodes)}
-    steps = sorted((each for each in between if "value_name" in each.meta), key=order.__getitem__)
-    weighted = [each for each in steps if graph.op_of(each) in WEIGHTED]
-    return next((graph.name_of(each) for each in (*weighted, *steps)), names[node].removesuffix(ROUNDED))
+    return [each for each in traced.graph.nodes if each in between]

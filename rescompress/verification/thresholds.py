@@ -51,8 +51,8 @@ LEAST_LAYER_DB: dict[Floats, float] = {"fp32": 80.0, "fp16": 40.0, "bf16": 22.0}
 """Of a layer on its own inputs, which leaves only the last bits of a sum: 127 dB and more in FP32 where it is right."""
 LEAST_ROUNDED_DB: dict[Floats, float] = {"fp32": 50.0, "fp16": 30.0, "bf16": 15.0}
 """Of a value that is rounded to integers: a step more or less where a sum lies on an edge, 72 dB and more in FP32."""
-LEAST_SATURATING_DB = 20.0
-"""Of such a value where the runtime's kernels may saturate."""
+LEAST_UNSEEN_DB = 15.0
+"""Of such a value behind others that nobody sees, or where the runtime's kernels may saturate."""
 ROOM_DB = 6.0
 """How far below the model's own noise an artifact may be, where that noise is what limits it."""
 
@@ -78,10 +78,17 @@ def excused_agreement(percent: float, own: Proportion) -> float:
     return min(percent, percent - 100 + own.percent) if own else percent
 
 
-def layer_db(manifest: Manifest, name: str, of: str) -> float:
-    """The threshold of a value inside, by its name; ``of`` is the ``file`` or the ``runtime``."""
-    rounded = name.endswith(ROUNDED) or manifest.precision == "dynamic"
-    if not rounded:
+def layer_db(name: str, unseen: int, manifest: Manifest, of: str) -> float:
+    """The threshold of a value inside.
+
+    Args:
+        name: of the value.
+        unseen: roundings before it that the runtime doesn't show: each flips some values, and the next one more.
+        manifest: the artifact's.
+        of: the ``file`` or the ``runtime``.
+    """
+    if not (unseen or name.endswith(ROUNDED) or manifest.precision == "dynamic"):
         return LEAST_LAYER_DB[manifest.floats]
+    rounded = max(LEAST_ROUNDED_DB[manifest.floats] - ROOM_DB * unseen, LEAST_UNSEEN_DB)
     saturates = of == "runtime" and kernels("auto") == "avx2"
-    return min(LEAST_ROUNDED_DB[manifest.floats], LEAST_SATURATING_DB if saturates else float("inf"))
+    return min(rounded, LEAST_UNSEEN_DB) if saturates else rounded
