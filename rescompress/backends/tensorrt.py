@@ -112,8 +112,7 @@ def export(
     """
     from rescompress import onnx_writing
 
-    batches = (min_batch, opt_batch, max_batch)
-    _check(model, batches)
+    batches = _checked(model, (min_batch, opt_batch, max_batch))
 
     def write(keep_fp32: tuple[str, ...]) -> Any:
         return cast_first(onnx_writing.proto_of(
@@ -143,8 +142,8 @@ def _write_engine(write: Callable[[tuple[str, ...]], Any], settings: building.Se
     provenance.seal(folder, made_with)
 
 
-def _check(model: "nn.Module", batches: tuple[int, int, int]) -> None:
-    """Refuse what no engine can be built for."""
+def _checked(model: "nn.Module", batches: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The batch sizes; what no engine can be built for is refused."""
     from rescompress import fakequant
 
     if list(batches) != sorted(batches):
@@ -152,6 +151,7 @@ def _check(model: "nn.Module", batches: tuple[int, int, int]) -> None:
         raise RecipeError(f"The batches {said} don't grow.", "Order min_batch, opt_batch and max_batch.")
     if any(site.dynamic for site in fakequant.sites_of(model)):
         raise InputRefused("TensorRT has no integers whose range is found at run time.", "Quantize with int8.")
+    return batches
 
 
 def cast_first(proto: Any) -> Any:
