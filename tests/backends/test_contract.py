@@ -127,7 +127,7 @@ def test_weights_are_stored_in_one_byte_each(made: tuple[Backend, nn.Module, Art
 
 @pytest.mark.slow
 def test_int8_takes_little_more_than_a_quarter_of_the_space(name: str, tmp_path: Path) -> None:
-    """In small networks, names and scales weigh more: ResNet-20's ONNX file takes 0.281 of its FP32 file."""
+    """In small networks, names and scales weigh more: of ResNet-20, ONNX takes 0.270 of FP32, an OpenVINO IR 0.33."""
     if backends.get(name).SCHEME is None:
         pytest.skip(f"{name} stores no integers.")
     sizes = []

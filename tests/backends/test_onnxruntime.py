@@ -11,6 +11,7 @@ from torch import nn
 from rescompress import backends, data, fakequant, models
 from rescompress.artifact import Artifact, Manifest
 from rescompress.backends import _onnxruntime_audit
+from rescompress.errors import RecipeError
 from rescompress.knobs import check
 from rescompress.metrics import sqnr_db
 from rescompress.schemes import TENSORRT
@@ -76,6 +77,23 @@ def test_a_scheme_of_another_runtime_leaves_floats_between_integers(tmp_path: Pa
     assert int(islands.split()[0]) >= 9
     assert int(rounding.split()[0]) >= 20
     assert "Q/DQ are left between integers" in rounding
+
+
+@pytest.mark.parametrize("opset", [17, 24])
+def test_operator_sets_have_their_limits(opset: int) -> None:
+    with pytest.raises(RecipeError, match="opset must be"):
+        check(BACKEND.export, {"opset": opset}, "onnxruntime")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [18, 23])
+def test_the_first_operator_set_and_the_last_run(opset: int, tmp_path: Path) -> None:
+    model, images = placed("int8"), noise(placed("int8"), 4)
+    fakequant.round_biases(model)
+    artifact = exported(model, tmp_path, opset=opset)
+    assert [entry.version for entry in onnx.load(artifact.entry).opset_import] == [opset]
+    assert sqnr_db(models.predict(model, [images]).numpy(), answer(artifact, images.numpy())) > 40
+    assert {layer.precision for layer in BACKEND.audit(artifact).layers} == {"int8"}
 
 
 def graph_of(*nodes: tuple[str, str, list[str], list[str]]) -> Any:
