@@ -52,13 +52,15 @@ def converted(
 
 def answer(program: Program, images: Tensor) -> NDArray[np.float32]:
     (port,) = program.inputs
-    (logits,) = program.run({port.name: images.numpy()}).values()
-    return logits
+    outputs = program.run({port.name: images.numpy()}).values()
+    return np.concatenate([output.reshape(len(images), -1) for output in outputs], 1)
 
 
 def agreement(program: Program, model: nn.Module, images: Tensor) -> float:
     with torch.no_grad():
-        expected: Tensor = model(images)
+        made: Tensor | tuple[Tensor, ...] = model(images)
+    outputs = made if isinstance(made, tuple) else (made,)
+    expected = torch.cat([output.flatten(1) for output in outputs], 1)
     return sqnr_db(expected.numpy(), answer(program, images))
 
 
@@ -146,8 +148,12 @@ SLOW = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
 def test_network_of_every_family_agrees(name, tmp_path):
+    """BatchNorms are folded before: where coremltools folds them, FP32 alone costs a deep network down to 89.7 dB.
+
+    That was FCN-ResNet-50; against float64 the package then had 92.2 dB and PyTorch 92.5.
+    """
     family, architecture, knobs = SLOW[name]
-    model = stock(family, architecture, **knobs)
+    model = fused(family, architecture, **knobs)
     images = noise(model, 1, side=knobs.get("side"))
     assert agreement(converted(tmp_path / "model.mlpackage", model, images), model, images) > 90
 
