@@ -31,6 +31,7 @@ def program_of(
         softmax: the program ends with a softmax over the classes.
     """
     traced = _lowered(model, spec)
+    _use_whole_norms(traced)
     if preprocess:
         _normalize(traced, spec)
     if softmax:
@@ -65,6 +66,21 @@ def _lowered(model: nn.Module, spec: ModelSpec) -> fx.GraphModule:
             lowered.graph.erase_node(node)
     lowered.delete_all_unused_submodules()
     return lowered
+
+
+def _use_whole_norms(traced: fx.GraphModule) -> None:
+    """Say BatchNorm with one output, in place: of the three that PyTorch's core has, coremltools binds the first only."""
+    for node in list(traced.graph.nodes):
+        if node.op != "call_function" or node.target is not _aten._native_batch_norm_legit_no_training.default:
+            continue
+        *tensors, momentum, eps = node.args
+        with traced.graph.inserting_before(node):
+            whole = traced.graph.call_function(_aten.batch_norm.default, (*tensors, False, momentum, eps, False))
+        whole.meta["value_name"] = graph.name_of(node)
+        for output in list(node.users):
+            output.replace_all_uses_with(whole)
+            traced.graph.erase_node(output)
+        traced.graph.erase_node(node)
 
 
 def plain(name: str) -> str:

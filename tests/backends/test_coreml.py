@@ -208,6 +208,19 @@ def test_knobs_that_exclude_each_other_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_norms_that_cannot_be_folded_are_computed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    norms = nn.BatchNorm2d(3), nn.BatchNorm2d(8)
+    body = nn.Sequential(norms[0], nn.ReLU(), nn.Conv2d(3, 8, 3), nn.ReLU(), norms[1], nn.AdaptiveAvgPool2d(1))
+    model = custom(nn.Sequential(body, nn.Flatten()), classes=8)
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.running_mean)
+        nn.init.uniform_(norm.running_var, 0.5, 1.5)
+    artifact = made(model, tmp_path, floats="fp32")
+    np.testing.assert_allclose(answer(artifact, noise(model, 3)), expected(model, noise(model, 3)), atol=1e-5)
+
+
 def test_ranges_found_at_run_time_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputRefused, match="no ranges that are found at run time"):
         made(placed("dynamic"), tmp_path)
