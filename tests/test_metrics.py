@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rescompress.metrics import agreement, sqnr_db, top1, wilson
+from rescompress.metrics import agreement, mcnemar, sqnr_db, top1, wilson, worst_class
 from rescompress.spec import Proportion
 
 proportions = st.integers(1, 10_000).flatmap(lambda n: st.builds(Proportion, st.integers(0, n), st.just(n)))
@@ -85,3 +85,28 @@ def test_less_noise_is_a_higher_ratio(seed: int) -> None:
     r, noise = np.random.default_rng(seed).standard_normal((2, 8, 10)).astype(np.float32)
     assume(float(np.abs(noise).max()) > 0)
     assert sqnr_db(r, r + noise / 100) > sqnr_db(r, r + noise)
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_mcnemar_is_the_two_sided_binomial_test(lost, won):
+    stats = pytest.importorskip("scipy.stats")
+    reference = np.array([True] * lost + [False] * won + [True, False] * 5)
+    other = np.array([False] * lost + [True] * won + [True, False] * 5)
+    found = mcnemar(reference, other)
+    assert (found.lost, found.won) == (lost, won)
+    expected = stats.binomtest(lost, lost + won).pvalue if lost + won else 1.0
+    assert found.p == pytest.approx(expected)
+
+
+def test_mcnemar_of_a_large_split_is_no_overflow():
+    reference, other = np.array([True] * 4000 + [False] * 3000), np.array([False] * 4000 + [True] * 3000)
+    assert 0 < mcnemar(reference, other).p < 1e-20
+
+
+def test_the_worst_class_has_enough_images():
+    labels = np.array([0] * 4 + [1] * 30 + [2] * 30)
+    reference = np.ones(64, bool)
+    other = np.array([False] * 4 + [True] * 27 + [False] * 3 + [True] * 30)
+    worst = worst_class(reference, other, labels, ("a", "b", "c"), 20)
+    assert (worst.name, worst.points, worst.images) == ("b", pytest.approx(10), 30)
+    assert worst_class(reference, other, labels, ("a", "b", "c"), 31) is None

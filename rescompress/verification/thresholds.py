@@ -17,7 +17,7 @@ LEAST_SQNR_DB: dict[Level, float] = {
     **{"w4a8": 30.0, "int8": 20.0, "dynamic": 20.0},
 }
 LEAST_AGREEMENT: dict[Level, float] = {
-    **{"fp32": 99.5, "fp16": 99.0, "bf16": 96.0},
+    **{"fp32": 99.5, "fp16": 98.0, "bf16": 95.0},
     **{"w4a8": 97.0, "int8": 97.0, "dynamic": 97.0},
 }
 """Of the logits. INT8 leaves room for kernels that saturate (x86 without VNNI) and for rounding that flips; nothing
