@@ -69,7 +69,7 @@ def _lowered(model: nn.Module, spec: ModelSpec) -> fx.GraphModule:
 
 
 def _use_whole_norms(traced: fx.GraphModule) -> None:
-    """Say BatchNorm with one output, in place: of the three that PyTorch's core has, coremltools binds the first only."""
+    """Say BatchNorm with one output, in place: of PyTorch's three, coremltools binds the first only."""
     for node in list(traced.graph.nodes):
         if node.op != "call_function" or node.target is not _aten._native_batch_norm_legit_no_training.default:
             continue
