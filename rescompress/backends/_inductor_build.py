@@ -85,6 +85,8 @@ def _repack(raw: Path, target: Path) -> dict[str, list[str]]:
             content, suffix = source.read(entry), Path(entry.filename).suffix
             if suffix == ".cpp":
                 found |= kernels(content.decode("utf-8", "replace"))
+            elif entry.filename.endswith("/.data/serialization_id"):
+                continue  # a checksum of what was left out; nothing reads it
             elif suffix in KEPT or "/data/aotinductor/" not in entry.filename:
                 for path in own:
                     content = content.replace(path.encode(), b"." * len(path))
