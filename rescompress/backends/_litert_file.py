@@ -76,6 +76,7 @@ class TfliteFile:
         self.codes: dict[str, int] = {}
         self.versions: dict[str, int] = {}
         self.metadata: list[Any] = []
+        self._zeros: dict[tuple[int, int], int] = {}
 
     def value(self, name: str, shape: Sequence[int], dtype: str = "float32", grid: Grid | None = None) -> Value:
         """A tensor that is computed, of this shape behind its batch axis."""
@@ -122,6 +123,7 @@ class TfliteFile:
         )
         model = made.ModelT(SCHEMA_VERSION, [self._code(code) for code in self.codes], [graph], description)
         model.buffers, model.metadata, model.signatureDefs = self.buffers, self.metadata or None, [signature]
+        self._zeros.clear()
         builder = flatbuffers.Builder(sum(len(buffer.data) for buffer in self.buffers[1:]) + 65536)
         builder.Finish(model.Pack(builder), IDENTIFIER)
         return bytes(builder.Output())
@@ -129,10 +131,7 @@ class TfliteFile:
     def _tensor(self, name: str, shape: Sequence[int], dtype: str, grid: Grid | None) -> Any:
         tensor = self.schema.TensorT(list(shape), getattr(self.schema.TensorType, dtype.upper()), 0, name)
         if grid is not None:
-            quantization = self.schema.QuantizationParametersT(
-                scale=np.array(grid.scales, np.float32), zeroPoint=np.full(len(grid.scales), grid.zero, np.int64)
-            )
-            quantization.quantizedDimension = grid.axis
+            quantization = _grid(self.schema, grid, self._zeros)
             tensor.quantization = quantization
         tensor.hasRank = True
         self.tensors.append(tensor)
@@ -169,3 +168,21 @@ def _aligned_buffer(schema: Any, array: NDArray[Any]) -> Any:
             return schema.BufferEnd(builder)
 
     return Buffer(array.tobytes())
+
+
+def _grid(schema: Any, grid: Grid, shared: dict[tuple[int, int], int]) -> Any:
+    """Scales and zero-points of a tensor; the runtime wants as many zeros as scales, so equal ones are stored once."""
+
+    class Quantization(schema.QuantizationParametersT):  # type: ignore[misc]
+        def Pack(self, builder: Any) -> Any:  # noqa: N802 - the schema's name
+            scale = builder.CreateNumpyVector(np.array(grid.scales, np.float32))
+            key = (grid.zero, len(grid.scales))
+            if key not in shared:
+                shared[key] = builder.CreateNumpyVector(np.full(key[1], grid.zero, np.int64))
+            schema.QuantizationParametersStart(builder)
+            schema.QuantizationParametersAddScale(builder, scale)
+            schema.QuantizationParametersAddZeroPoint(builder, shared[key])
+            schema.QuantizationParametersAddQuantizedDimension(builder, grid.axis)
+            return schema.QuantizationParametersEnd(builder)
+
+    return Quantization()

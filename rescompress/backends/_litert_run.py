@@ -93,5 +93,5 @@ def _dequantized(values: NDArray[Any], details: dict[str, Any]) -> NDArray[np.fl
 
 
 def _brief(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0].rstrip(".")
+    """The first sentence of a message."""
+    return str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".") or type(error).__name__
