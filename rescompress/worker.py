@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from rescompress import backends, errors
 from rescompress.artifact import Artifact, open_artifact
 from rescompress.backends import Images
-from rescompress.errors import RescompressError, WorkerCrashed
+from rescompress.errors import BackendMissing, RescompressError, WorkerCrashed
 
 Array = NDArray[np.float32]
 TIMEOUT_S = 600
@@ -189,6 +189,17 @@ class _Loaded:
     def backend(self) -> backends.Backend:
         return backends.require(self.artifact.manifest.backend)
 
+    def refuse_stand_ins(self) -> None:
+        """Nothing is timed but the runtime itself, on its own device.
+
+        Raises:
+            BackendMissing: something else stands in for it here.
+        """
+        rung, hindrance = self.backend.rung()
+        if rung != "L3":
+            name = self.artifact.manifest.backend
+            raise BackendMissing(f"{name} can't be timed here: {hindrance}", "Time it on the device that it is for.")
+
 
 def _serve(folder: Path, threads: int, requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answer requests until the parent closes the pipe."""
@@ -225,6 +236,7 @@ def _answer(
         return {}, to.session.run(images)
     if request["do"] == "hold":
         assert images is not None
+        to.refuse_stand_ins()
         to.ring = images
     elif request["do"] == "layers":
         assert images is not None

@@ -83,8 +83,10 @@ def test_an_artifact_may_hold_folders(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../secret", "package/../../secret", "package/../secret", "./secret", "package//secret", "{absolute}", "linked"]
-    + ["folder/secret", "package\\secret", "C:secret", ".", ""],
+    [
+        *("../secret", "package/../../secret", "package/../secret", "./secret", "package//secret", "{absolute}"),
+        *("linked", "folder/secret", "package\\secret", "C:secret", ".", ""),
+    ],
 )
 def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
     made = write_artifact(tmp_path / "made", fill_package, describe)

@@ -52,7 +52,7 @@ class Session(Protocol):
 class Backend(Protocol):
     """What each file of this folder offers."""
 
-    SCHEME: QuantScheme
+    SCHEME: QuantScheme | None
 
     def missing(self) -> str | None:
         """The pip requirement that is not installed here, or None."""

@@ -18,6 +18,7 @@ from rescompress import __version__, artifact, backends, fakequant
 from rescompress.artifact import SCHEMA, Manifest
 from rescompress.benchmarking.layers import LayerShape, Target
 from rescompress.benchmarking.standin import quantized_standin
+from rescompress.schemes import scheme_for
 from rescompress.sites import precision_of
 from rescompress.spec import CIFAR, ModelSpec
 
@@ -77,7 +78,7 @@ def export(probe: Probe, target: Target, folder: Path) -> Path:
         torch.manual_seed(0)
         model: nn.Module = _Probe(probe).eval()
     if target.precision == "int8" and probe.kind != "vector":
-        model = quantized_standin(model, spec.input_shape, backend.SCHEME)
+        model = quantized_standin(model, spec.input_shape, scheme_for(target.backend))
 
     def describe(entry: str, files: dict[str, str]) -> Manifest:
         names = (target.backend, str(probe), precision_of(fakequant.sites_of(model)), entry)

@@ -15,6 +15,7 @@ from rescompress.benchmarking.method import Plan, launch
 from rescompress.benchmarking.standin import quantized_standin
 from rescompress.benchmarking.statistics import quiet
 from rescompress.errors import InputRefused
+from rescompress.schemes import scheme_for
 from rescompress.sites import precision_of
 
 _LAUNCHES, _BLOCKS, _BLOCK_SECONDS = 3, 10, 0.03
@@ -51,7 +52,7 @@ def time_models(candidates: Sequence[nn.Module], target: Target) -> list[float]:
 def _export(model: nn.Module, target: Target, folder: Path) -> Path:
     spec, backend = models.spec_of(model), backends.require(target.backend)
     if target.precision == "int8" and not fakequant.sites_of(model):
-        model = quantized_standin(model, spec.input_shape, backend.SCHEME)
+        model = quantized_standin(model, spec.input_shape, scheme_for(target.backend))
 
     def describe(entry: str, files: dict[str, str]) -> Manifest:
         names = (target.backend, folder.name, precision_of(fakequant.sites_of(model)), entry)

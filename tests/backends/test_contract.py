@@ -114,7 +114,8 @@ def test_the_audit_names_every_layer_and_its_precision(made: tuple[Backend, nn.M
     assert {layer.precision for layer in judged} == {"int8" if quantized else "fp32"}
     assert sum(layer.op == "add" for layer in report.layers) == list(layers.values()).count("add")
     assert sum(report.op_counts.values()) >= report.int8_nodes.total > 0
-    assert report.int8_nodes.percent > 50 if quantized else report.int8_nodes.correct == 0
+    least = 50 if artifact.manifest.backend == "tensorrt" else 60  # a fused kernel counts once, float ones each
+    assert report.int8_nodes.percent > least if quantized else report.int8_nodes.correct == 0
 
 
 def test_weights_are_stored_in_one_byte_each(made: tuple[Backend, nn.Module, Artifact]) -> None:

@@ -389,7 +389,14 @@ def test_doctor_tells_how_to_get_a_missing_backend(tmp_path):
         "usable": False,
         "versions": {},
         "remedy": "pip install 'rescompress[onnx]'",
+        "rung": "",
+        "hindrance": "",
     }
+
+
+def test_an_export_flag_that_no_target_takes_is_refused(world, say):
+    said = say("export", world.trained, "--to", "openvino", "--opset", "21", "-o", world.folder / "out")
+    told(said, 2, "openvino know no --opset")
 
 
 def test_missing_demo_packages_are_named_too(world, say, monkeypatch):
