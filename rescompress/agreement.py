@@ -26,7 +26,7 @@ class LayerAgreement:
     """How well one layer of an artifact computes what the same layer of its model computes.
 
     Attributes:
-        layer: module path of the layer, such as ``layer1.0.conv1``.
+        layer: path of the layer, such as ``layer1.0.conv1``; ``FIRST to LAYER`` where steps before it are unseen.
         seen_at: the value that both sides have: the layer's own, or the first one behind it.
         own_db: SQNR of that value when eager gets the artifact's own inputs of the layer: the layer's own fault, in dB.
         so_far_db: SQNR of that value when eager starts from the images: what all layers so far have added up to.

@@ -70,9 +70,10 @@ def _row(
     """What one value shows."""
     steps = _between(traced, node, names)
     unseen = sum(fakequant.quantizer_behind(traced, step) is not None for step in steps if step is not node)
-    named = [step for step in steps if "value_name" in step.meta]
+    named = [step for step in steps if "value_name" in step.meta and graph.op_of(step) != "reshape"]
     weighted = [step for step in named if graph.op_of(step) in WEIGHTED]
-    layer = next((graph.name_of(step) for step in (*weighted, *named)), names[node].removesuffix(ROUNDED))
+    ends = dict.fromkeys(graph.name_of(step) for step in (*named[:1], *(weighted or named)[:1]))
+    layer = " to ".join(ends) or names[node].removesuffix(ROUNDED)
     least = min(least_db(names[node], unseen), forced.flips_db.get(node, math.inf))
     return LayerAgreement(layer, names[node], forced.own_db[node], so_far_db, least)
 

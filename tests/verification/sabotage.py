@@ -219,7 +219,7 @@ FLOAT_ONLY: dict[str, tuple[Callable[[Graph], None], str]] = {
     "weight in 4 bits": (lambda g: g.weight(LAYER, quantized_again(4)), LAYER),
     "another epsilon": (lambda g: g.weight(LAYER, other_epsilon), LAYER),
     "not a number": (lambda g: g.weight(LAYER, not_a_number), LAYER),
-    "ReLU dropped": (lost_relu, "layer2.1.relu"),
+    "ReLU dropped": (lost_relu, "layer2.1.relu to layer2.1.conv2"),
 }
 INT8_ONLY: dict[str, tuple[Callable[[Graph], None], str]] = {
     "activation's scale twice": (lambda g: scale_of(g, 2.0), "layer2.0.relu_1"),
