@@ -19,20 +19,13 @@ from rescompress.artifact import Manifest, open_artifact
 from rescompress.data import Data
 from rescompress.knobs import checked
 from rescompress.spec import PrecisionReport, VerificationRow
+from rescompress.verification import thresholds
 from rescompress.verification.answers import Answers, Array, classes_named, gather
 from rescompress.verification.bisection import Findings, look
 from rescompress.verification.inputs import sample_images
 from rescompress.verification.judgement import crossed, judged
 from rescompress.verification.precision import departures
-from rescompress.verification.thresholds import (
-    LEAST_AGREEMENT,
-    LEAST_SQNR_DB,
-    Percent,
-    SqnrDb,
-    excused_agreement,
-    excused_db,
-    least,
-)
+from rescompress.verification.thresholds import LEAST_AGREEMENT, LEAST_SQNR_DB, Percent, SqnrDb
 from rescompress.worker import Worker
 
 __all__ = ["LEAST_AGREEMENT", "LEAST_SQNR_DB", "audit", "sample_images", "verify"]
@@ -60,7 +53,7 @@ def verify(
         images: labelled images; without them seeded noise is compared, and there is no accuracy.
         baseline: an artifact, or a model to run in eager, with which accuracy is compared image by image.
         min_sqnr_db: least signal to noise ratio of the logits, in dB, for all artifacts or by what they compute in;
-            where the model's own noise is larger, 6 dB below that.
+            where the model's own noise is larger than a default allows, 6 dB below that noise.
         min_agreement: least share of images, in percent, on which both name the same class, likewise.
         batch: images per call of the runtime.
         bisect: compare layer by layer too, and name the first one whose output departs, where the runtime can show
@@ -78,8 +71,8 @@ def verify(
         inside = look(worker, manifest, model, answers.first, about["layers"]) if bisect else Findings()
     wrong, noted = departures(model, manifest, report, has_integers=about["has_integers"])
     evidence = Evidence(
-        least_sqnr_db=excused_db(least(min_sqnr_db, manifest), answers.self_noise_db),
-        least_agreement=excused_agreement(least(min_agreement, manifest), answers.self_agreement),
+        least_sqnr_db=thresholds.sqnr_db(min_sqnr_db, manifest, answers.self_noise_db),
+        least_agreement=thresholds.agreement(min_agreement, manifest, answers.self_agreement),
         self_noise_db=answers.self_noise_db,
         sizes=answers.sizes,
         layers=inside.layers,

@@ -63,19 +63,23 @@ def level(precision: Precision) -> Level | None:
 
 
 def least(table: dict[Level, float], manifest: Manifest) -> float:
-    """The threshold of an artifact: that of its floats or, where it is lower, of its integers."""
+    """The threshold of an artifact: that of its integers or floats; of its FP16 or BF16 too where that is lower."""
     integers = level(manifest.precision)
-    return min(table[manifest.floats], *([table[integers]] if integers else ()), float("inf"))
+    if integers is None:
+        return table[manifest.floats]
+    return table[integers] if manifest.floats == "fp32" else min(table[integers], table[manifest.floats])
 
 
-def excused_db(least_db: float, self_noise_db: float) -> float:
-    """The threshold of the logits where the model's own noise may be what is seen."""
-    return min(least_db, self_noise_db - ROOM_DB)
+def sqnr_db(asked: dict[Level, float], manifest: Manifest, self_noise_db: float) -> float:
+    """The threshold of the logits; the model's own noise lowers the default, but nothing stricter that is asked for."""
+    wanted, usual = least(asked, manifest), least(LEAST_SQNR_DB, manifest)
+    return wanted if wanted > usual else min(wanted, self_noise_db - ROOM_DB)
 
 
-def excused_agreement(percent: float, own: Proportion) -> float:
-    """The threshold of top-1 agreement where the model disagrees with itself when its input moves by a millionth."""
-    return min(percent, percent - 100 + own.percent) if own else percent
+def agreement(asked: dict[Level, float], manifest: Manifest, own: Proportion) -> float:
+    """The threshold of top-1 agreement, likewise: a model that moves by a millionth may disagree with itself."""
+    wanted, usual = least(asked, manifest), least(LEAST_AGREEMENT, manifest)
+    return wanted if wanted > usual or not own else min(wanted, wanted - 100 + own.percent)
 
 
 def layer_db(name: str, unseen: int, manifest: Manifest, of: str) -> float:

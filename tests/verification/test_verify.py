@@ -13,7 +13,8 @@ from rescompress.artifact import Manifest, open_artifact, write_artifact
 from rescompress.context import Context
 from rescompress.errors import InputRefused, RecipeError
 from rescompress.pipeline.proof import export_artifact
-from rescompress.verification import answers, verify
+from rescompress.spec import Proportion
+from rescompress.verification import answers, thresholds, verify
 from tests.networks import placed
 
 FLOAT, INT8 = "00-baseline", "05-quantize"
@@ -214,9 +215,21 @@ def test_dependence_on_the_batch_is_caught(odd):
 def test_thresholds_are_knobs(pairs):
     assert "below 150 dB" in verify(*pairs[INT8], None, min_sqnr_db=150).failures[0]
     double_ = sabotaged(pairs[FLOAT][1], double)
-    assert verify(pairs[FLOAT][0], double_, None, min_sqnr_db=0, min_agreement=0).failures == ()
+    assert verify(pairs[FLOAT][0], double_, None, min_sqnr_db=0, min_agreement=0, bisect=False).failures == ()
+    assert "below 150 dB" in verify(*pairs[INT8], None, min_sqnr_db={"int8": 150}, bisect=False).failures[0]
+    assert verify(*pairs[FLOAT], None, min_sqnr_db={"int8": 150}, bisect=False).failures == ()
     with pytest.raises(RecipeError):
         verify(*pairs[FLOAT], None, min_agreement=101)
+
+
+def test_the_models_own_noise_lowers_a_default_and_nothing_that_is_asked_for():
+    manifest = taking(models.build(models.spec("cifar", "resnet8", 4)))
+    usual = thresholds.LEAST_SQNR_DB
+    assert thresholds.sqnr_db(usual, manifest, 130) == 60
+    assert thresholds.sqnr_db(usual, manifest, 50) == 44
+    assert thresholds.sqnr_db({**usual, "fp32": 80}, manifest, 50) == 80
+    assert thresholds.sqnr_db({**usual, "fp32": 30}, manifest, 50) == 30
+    assert thresholds.agreement(thresholds.LEAST_AGREEMENT, manifest, Proportion(98, 100)) == 97.5
 
 
 def test_changed_file_is_refused(pairs, tmp_path):
