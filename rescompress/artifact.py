@@ -59,6 +59,11 @@ class Manifest:
         return cast(Floats, self.knobs.get("floats", "fp32"))
 
     @property
+    def rounds_weights(self) -> bool:
+        """Whether exporting has rounded weights that the model has in float."""
+        return self.knobs.get("weights", "kept") != "kept"
+
+    @property
     def takes_pixels(self) -> bool:
         """Whether it takes bytes ``[n, h, w, 3]``, RGB, as decoded and cropped; else normalized ``[n, 3, h, w]``."""
         return bool(self.knobs.get("preprocess"))

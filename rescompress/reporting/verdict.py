@@ -100,13 +100,9 @@ def candidates(report: RunReport) -> tuple[Candidate, ...]:
 
 
 def rung(candidate: Candidate) -> Rung:
-    """The rung that this run saw an artifact climb: none above L0 if it failed, L3 only if it was timed."""
-    artifact = candidate.artifact
-    if artifact.verification.failures:
-        return "L0"
-    if artifact.highest in ("L0", "L1"):
-        return artifact.highest
-    return "L3" if artifact.highest == "L3" and candidate.latency is not None else "L2"
+    """The rung that this run saw an artifact climb: what verifying it has proven, and L3 if it was timed too."""
+    proven = candidate.artifact.verification.rung
+    return "L3" if proven == "L2" and candidate.latency is not None else proven
 
 
 def headline(report: RunReport) -> str:

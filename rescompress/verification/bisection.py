@@ -38,6 +38,8 @@ def look(worker: Worker, manifest: Manifest, model: nn.Module, first: Shown, of:
         first: images to do it on; a few of them are used, or as many as the artifact always takes.
         of: what the backend can show, of ``file`` and ``runtime``.
     """
+    if manifest.rounds_weights:
+        return Findings(notes=("Exporting rounded its weights, so it isn't compared layer by layer.",))
     if not of:
         return Findings(notes=(f"{manifest.backend} doesn't show what it computes inside, so no layer is named.",))
     side = manifest.model.preprocessing.crop

@@ -1,7 +1,9 @@
 """How near an artifact has to come to its model: defaults by precision, and what the model's own noise excuses."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Le
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from rescompress.agreement import Proportion
@@ -10,16 +12,20 @@ from rescompress.backends import ROUNDED
 from rescompress.cpu import kernels
 from rescompress.spec import Floats, Precision
 
-Level = Literal["fp32", "fp16", "bf16", "int8", "w4a8", "dynamic"]
+Level = Literal["fp32", "fp16", "bf16", "int8", "w4a8", "dynamic", "weights8", "palette6", "palette4"]
 """What is computed in, where it decides how near an artifact can come."""
 LEAST_SQNR_DB: dict[Level, float] = {
     **{"fp32": 60.0, "fp16": 40.0, "bf16": 22.0},
     **{"w4a8": 30.0, "int8": 20.0, "dynamic": 20.0},
+    **{"weights8": 30.0, "palette6": 15.0, "palette4": 6.0},
 }
 LEAST_AGREEMENT: dict[Level, float] = {
     **{"fp32": 99.5, "fp16": 98.0, "bf16": 95.0},
     **{"w4a8": 97.0, "int8": 97.0, "dynamic": 97.0},
+    **{"weights8": 97.0, "palette6": 90.0, "palette4": 50.0},
 }
+STORED: dict[str, Level] = {"int8": "weights8", "palette6": "palette6", "palette4": "palette4"}
+"""What Core ML's exporter rounds by itself, which eager PyTorch knows nothing of; by its knob ``weights``."""
 """Of the logits. INT8 leaves room for kernels that saturate (x86 without VNNI) and for rounding that flips; nothing
 saturates with 4-bit weights. Where weights alone are integers, the runtime computes in float, as eager does."""
 
@@ -31,6 +37,13 @@ def _filled(defaults: dict[Level, float], given: Any) -> Any:
     return {**defaults, **given} if isinstance(given, dict) else given
 
 
+@dataclass(frozen=True)
+class _Said:
+    """Limits of each number of a mapping, for the help; pydantic checks them where the number stands."""
+
+    metadata: tuple[Ge | Le, ...]
+
+
 def _schema(limits: dict[str, float]) -> WithJsonSchema:
     number = {"type": "number", **limits}
     return WithJsonSchema({"anyOf": [number, {"type": "object", "additionalProperties": number}]})
@@ -40,11 +53,13 @@ SqnrDb = Annotated[
     dict[Level, Annotated[float, Field(ge=0)]],
     BeforeValidator(lambda given: _filled(LEAST_SQNR_DB, given)),
     _schema({"minimum": 0}),
+    _Said((Ge(0),)),
 ]
 Percent = Annotated[
     dict[Level, Annotated[float, Field(ge=0, le=100)]],
     BeforeValidator(lambda given: _filled(LEAST_AGREEMENT, given)),
     _schema({"minimum": 0, "maximum": 100}),
+    _Said((Ge(0), Le(100))),
 ]
 """Thresholds by level, as a person may write them: one number for all, or some levels' own."""
 LEAST_LAYER_DB: dict[Floats, float] = {"fp32": 80.0, "fp16": 40.0, "bf16": 22.0}
@@ -64,7 +79,7 @@ def level(precision: Precision) -> Level | None:
 
 def least(table: dict[Level, float], manifest: Manifest) -> float:
     """The threshold of an artifact: that of its integers or floats; of its FP16 or BF16 too where that is lower."""
-    integers = level(manifest.precision)
+    integers = level(manifest.precision) or STORED.get(manifest.knobs.get("weights", ""))
     if integers is None:
         return table[manifest.floats]
     return table[integers] if manifest.floats == "fp32" else min(table[integers], table[manifest.floats])

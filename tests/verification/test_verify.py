@@ -212,6 +212,15 @@ def test_dependence_on_the_batch_is_caught(odd):
     assert "An image alone gives other logits than the same image in a batch." in row.failures
 
 
+@pytest.mark.parametrize(("weights", "db", "percent"), [("kept", 40, 98), ("int8", 30, 97), ("palette4", 6, 50)])
+def test_what_exporting_rounds_has_thresholds_of_its_own(weights, db, percent, pairs):
+    """Of a trained ResNet-20, INT8 weights leave 37 to 39 dB, a palette of 64 22 to 27 dB, one of 16 12 dB."""
+    rounded = taking(pairs[FLOAT][1], floats="fp16", weights=weights)
+    assert thresholds.sqnr_db(thresholds.LEAST_SQNR_DB, rounded, np.inf) == db
+    assert thresholds.agreement(thresholds.LEAST_AGREEMENT, rounded, Proportion(1, 1)) == percent
+    assert rounded.rounds_weights == (weights != "kept")
+
+
 def test_thresholds_are_knobs(pairs):
     assert "below 150 dB" in verify(*pairs[INT8], None, min_sqnr_db=150).failures[0]
     double_ = sabotaged(pairs[FLOAT][1], double)
