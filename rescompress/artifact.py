@@ -61,7 +61,7 @@ class Manifest:
     @property
     def rounds_weights(self) -> bool:
         """Whether exporting has rounded weights that the model has in float."""
-        return self.knobs.get("weights", "kept") != "kept"
+        return bool(self.knobs.get("weights", "kept") != "kept")
 
     @property
     def takes_pixels(self) -> bool:

@@ -30,7 +30,7 @@ _QUERIES_FOR_P90 = 64  # LoadGen's early stopping at confidence 0.99: fewer can'
 @checked
 def benchmark(
     artifacts: Sequence[Path],
-    images: Images,
+    images: Images | Sequence[Images],
     *,
     batch: Annotated[int, Field(ge=1)] = 1,
     threads: Annotated[int, Field(ge=1)] = 1,
@@ -48,8 +48,8 @@ def benchmark(
 
     Args:
         artifacts: folders of the exported models; the first is the baseline.
-        images: as the artifacts take them, ``[n, 3, h, w]`` or pixels ``[n, h, w, 3]``, at best 64 different ones;
-            fewer are repeated.
+        images: as all artifacts take them, or one array for each: ``[n, 3, h, w]`` or pixels ``[n, h, w, 3]``, at best
+            64 different ones; fewer are repeated.
         batch: images per query.
         threads: threads that each runtime may use.
         launches: fresh processes per candidate; below 5 the numbers are only indicative.
@@ -70,10 +70,11 @@ def benchmark(
         raise InputRefused("There is no artifact to time.", "Name at least one exported folder.")
     opened = [open_artifact(folder) for folder in artifacts]
     plan = Plan(batch, threads, blocks, block_seconds)
-    ring, order = _ring(images, batch), random.Random(seed)  # noqa: S311  # the order of blocks is no secret
+    given = [images] * len(artifacts) if isinstance(images, np.ndarray) else list(images)
+    rings, order = [_ring(one, batch) for one in (*given, given[0])], random.Random(seed)  # noqa: S311  # the order of blocks is no secret
     folders = (*artifacts, artifacts[0])
     before = machine.clock()
-    done = [launch(folders, ring, plan, order) for _ in track(range(launches), "benchmark")]
+    done = [launch(folders, rings, plan, order) for _ in track(range(launches), "benchmark")]
     load = machine.load(before, machine.clock())
     names = _names(opened)
     latencies, noise_floor = _latencies(opened, done, np.random.default_rng(seed))

@@ -48,12 +48,13 @@ class Launch:
     steady: tuple[bool, ...]
 
 
-def launch(folders: Sequence[Path], ring: Images, plan: Plan, order: random.Random) -> Launch:
+def launch(folders: Sequence[Path], rings: Sequence[Images], plan: Plan, order: random.Random) -> Launch:
     """Start all candidates, check and warm up each, then time them in turns.
 
     Args:
         folders: one artifact per candidate; the same folder may stand there twice.
-        ring: images ``[n, 3, h, w]`` that the batches are cut from, ``n >= batch``.
+        rings: what each candidate's batches are cut from, as it takes images: ``[n, 3, h, w]`` or pixels
+            ``[n, h, w, 3]``, ``n >= batch``.
         plan: batch, threads, and how many blocks of which length.
         order: shuffles the candidates anew in each round.
 
@@ -65,8 +66,8 @@ def launch(folders: Sequence[Path], ring: Images, plan: Plan, order: random.Rand
         workers = [stack.enter_context(Worker(folder, plan.threads)) for folder in folders]
         for worker in workers:
             worker.ready()
-        outputs = tuple(_outputs(worker, ring, plan.batch) for worker in workers)
-        for worker in workers:
+        outputs = tuple(_outputs(worker, ring, plan.batch) for worker, ring in zip(workers, rings, strict=True))
+        for worker, ring in zip(workers, rings, strict=True):
             worker.hold(ring)
         steady = tuple(_warm_up(worker, plan.batch) for worker in workers)
         return Launch(_interleaved(workers, plan, order), outputs, steady)

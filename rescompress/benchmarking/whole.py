@@ -45,7 +45,9 @@ def time_models(candidates: Sequence[nn.Module], target: Target) -> list[float]:
     order = random.Random(0)  # noqa: S311 - the order of blocks is no secret
     with tempfile.TemporaryDirectory() as name:
         folders = [_export(model, target, Path(name) / str(i)) for i, model in enumerate(candidates)]
-        launches = [launch(folders, ring, plan, order) for _ in progress.track(range(_LAUNCHES), "time models")]
+        launches = [
+            launch(folders, [ring] * len(folders), plan, order) for _ in progress.track(range(_LAUNCHES), "time models")
+        ]
     return [quiet([block for one in launches for block in one.blocks[i]]) / 1e9 for i in range(len(folders))]
 
 

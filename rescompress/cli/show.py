@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rescompress import cli as command_line
+from rescompress.agreement import LayerAgreement
 from rescompress.artifact import to_json
 from rescompress.spec import BenchmarkRow, RunReport, VerificationRow
 from rescompress.views import Inspection
@@ -77,13 +78,33 @@ def verification(row: VerificationRow) -> None:
         ["accuracy in its runtime", _percent(row.accuracy)],
         ["accuracy in eager PyTorch", _percent(row.reference_accuracy)],
         ["largest difference of logits", f"{row.max_abs:.3g}"],
-        ["SQNR", f"{row.sqnr_db:.1f} dB"],
+        ["SQNR", f"{row.sqnr_db:.1f} dB, at least {row.evidence.least_sqnr_db:.0f}"],
         ["top-1 agreement", _percent(row.agreement)],
+        *_by_label(row),
         ["inputs", row.inputs],
         ["precision", row.precision],
+        ["proven", row.rung],
+        *(["weakest layer", f"{layer.layer}, {layer.own_db:.0f} dB"] for layer in _weakest(row)),
         ["verdict", "; ".join(row.failures) or "verified"],
     ]
     table([row.label, row.backend], facts)
+    for note in (row.evidence.stood_in, *row.evidence.notes):
+        if note:
+            print(note)
+
+
+def _by_label(row: VerificationRow) -> list[list[str]]:
+    """What labels tell: gains and losses image by image, and the class that loses most."""
+    found = row.evidence
+    pairs = (("eager", found.against_eager), ("the baseline", found.against_baseline))
+    facts = [[f"against {name}", f"{one.won} won, {one.lost} lost, p {one.p:.2g}"] for name, one in pairs if one]
+    worst = found.worst_class
+    return [*facts, ["worst class", f"{worst.name}: {-worst.points:+.1f} points of {worst.images}"]] if worst else facts
+
+
+def _weakest(row: VerificationRow) -> list[LayerAgreement]:
+    """The layer whose own output is farthest from eager's, if anybody looked."""
+    return sorted(row.evidence.layers, key=lambda layer: layer.own_db)[:1]
 
 
 def benchmark(row: BenchmarkRow) -> None:

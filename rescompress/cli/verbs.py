@@ -179,7 +179,7 @@ def _refuse_idle(given: set[str], names: Sequence[str]) -> None:
 def _verify() -> tuple[Body, list[click.Parameter]]:
     from rescompress.verification import verify
 
-    def body(artifact: Path, reference: str | None, data: str | None, **given: Any) -> None:
+    def body(artifact: Path, reference: str | None, baseline: Path | None, data: str | None, **given: Any) -> None:
         from rescompress import checkpoint
         from rescompress.artifact import open_artifact
         from rescompress.errors import GateFailed
@@ -188,7 +188,8 @@ def _verify() -> tuple[Body, list[click.Parameter]]:
         source = reference or str(artifact / manifest.source)
         if not reference and not (manifest.source and Path(source).is_file()):
             raise RecipeError("The artifact doesn't say which checkpoint it came from.", "Name it with --reference.")
-        row = verify(artifact, checkpoint.load(source), open_data(data, manifest.model), **values(verify, given))
+        opened = open_data(data, manifest.model)
+        row = verify(artifact, checkpoint.load(source), opened, baseline, **values(verify, given))
         show.verification(row)
         if row.failures:
             raise GateFailed(row.failures[0], "Export the model again, or look for what changed in between.")
@@ -198,6 +199,7 @@ def _verify() -> tuple[Body, list[click.Parameter]]:
         click.Option(
             ["--reference"], metavar="CHECKPOINT", help="The model that was exported  [default: as the artifact says]"
         ),
+        click.Option(["--baseline"], type=click.Path(path_type=Path), help="An artifact to compare accuracy with."),
         data_flag(),
         *options(verify),
     ]
@@ -211,9 +213,10 @@ def _benchmark() -> tuple[Body, list[click.Parameter]]:
         from rescompress.errors import BenchmarkInvalid
         from rescompress.verification import sample_images
 
-        manifest = open_artifact(artifacts[0]).manifest
-        ring = sample_images(open_data(data, manifest.model), manifest, 64)
-        row, _ = benchmark(artifacts, ring, **values(benchmark, given))
+        manifests = [open_artifact(artifact).manifest for artifact in artifacts]
+        opened = open_data(data, manifests[0].model)
+        rings = [sample_images(opened, manifest, 64) for manifest in manifests]
+        row, _ = benchmark(artifacts, rings, **values(benchmark, given))
         show.benchmark(row)
         if row.verdict == "INVALID" or (strict and row.verdict != "VALID"):
             raise BenchmarkInvalid(f"The timing is {row.verdict}: {row.reasons[0]}", "Time again on a quiet machine.")

@@ -38,7 +38,10 @@ def prove(
         own = of_target(stages, name)
         chosen = own if job.prove == "all" else (own[0], *own[1:][-1:])
         try:
-            rows += [_prove_one(job, folder, stage, name, filled, opened) for stage in chosen]
+            first: Path | None = None
+            for stage in chosen:
+                rows.append(_prove_one(job, folder, stage, name, filled, opened, first))
+                first = first or folder.path / rows[-1].folder
         except RescompressError as error:
             failed.append(f"{name} failed: {error.fact}")
             progress.note(failed[-1])
@@ -88,8 +91,8 @@ def time(
     if found is not None:
         return found
     folders = [folder.path / row.folder for row in rows]
-    ring = sample_images(opened, open_artifact(folders[0]).manifest, RING)
-    row, raw = benchmark(folders, ring, **job.benchmark)
+    rings = [sample_images(opened, open_artifact(place).manifest, RING) for place in folders]
+    row, raw = benchmark(folders, rings, **job.benchmark)
     artifact.write_bytes(folder.rows / RAW, artifact.to_json(raw))
     row = replace(row, raw=f"rows/{RAW}")
     folder.keep_row("benchmark", key, row)
@@ -97,7 +100,13 @@ def time(
 
 
 def _prove_one(
-    job: Recipe, folder: RunFolder, stage: StageRow, backend: str, filled: dict[str, Any], opened: Data | None
+    job: Recipe,
+    folder: RunFolder,
+    stage: StageRow,
+    backend: str,
+    filled: dict[str, Any],
+    opened: Data | None,
+    baseline: Path | None,
 ) -> ArtifactRow:
     place = folder.artifacts / backend / stage.label
     versions, rung = backends.get(backend).versions(), backends.get(backend).rung()
@@ -110,7 +119,8 @@ def _prove_one(
         built = export_artifact(
             model, backend, filled, place, label=stage.label, source=source, source_sha256=stage.sha256, key=key
         )
-    row_key = digest([built.sha256, opened.fingerprint if opened else None, knobs.plain(job.verify), rung])
+    shown = [opened.fingerprint if opened else None, knobs.plain(job.verify)]
+    row_key = digest([built.sha256, *shown, rung, open_artifact(baseline).sha256 if baseline else None])
     name = f"{backend}-{stage.label}"
     row = folder.row(name, row_key, ArtifactRow)
     if row is None:
@@ -121,7 +131,7 @@ def _prove_one(
             sha256=built.sha256,
             size_bytes=built.size_bytes,
             precision=audit(place),
-            verification=verify(place, model or load_stage(folder, stage), opened, **job.verify),
+            verification=verify(place, model or load_stage(folder, stage), opened, baseline, **job.verify),
             highest=rung[0],
             hindrance=rung[1],
             floats=built.manifest.floats,

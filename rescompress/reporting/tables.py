@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from rescompress.agreement import ClassDrop
 from rescompress.reporting import wording
 from rescompress.reporting.verdict import Candidate, candidates, no_difference, rung
 from rescompress.spec import ArtifactRow, BenchmarkRow, LatencyRow, Proportion, RunReport, StageRow
@@ -58,7 +59,7 @@ def verification_table(report: RunReport) -> Table:
     """A row per artifact: how close it is to eager PyTorch and what precision it really has."""
     columns = ("Artifact", "Rung", "Integers", "Verified", "Inputs", "Max-abs", "SQNR", "Top-1 agreement")
     rows = tuple(_verification_row(candidate) for candidate in candidates(report))
-    return Table((*columns, "INT8 convs", "INT8 adds", "Ops of the optimized graph"), rows)
+    return Table((*columns, "Worst class", "INT8 convs", "INT8 adds", "Ops of the optimized graph"), rows)
 
 
 def precision_table(artifact: ArtifactRow) -> Table:
@@ -83,7 +84,8 @@ def notes(report: RunReport) -> tuple[str, ...]:
         f"{stage.label}: {note.removeprefix(f'{stage.stage}: ')}" for stage in report.stages for note in stage.notes
     ]
     for row in candidates(report):
-        found = (row.artifact.hindrance, *row.artifact.notes, *row.artifact.precision.notes)
+        artifact = row.artifact
+        found = (artifact.hindrance, *artifact.notes, *artifact.precision.notes, *artifact.verification.evidence.notes)
         said += [f"{row.artifact.label} ({row.artifact.backend}): {note}" for note in found if note]
     return tuple(said)
 
@@ -131,11 +133,17 @@ def _verification_row(candidate: Candidate) -> tuple[Cell, ...]:
         Cell("failed" if row.failures else "yes"),
         Cell(row.inputs),
         Cell(wording.real(row.max_abs)),
-        Cell(wording.decibels(row.sqnr_db)),
+        Cell(wording.decibels(row.sqnr_db), f"at least {wording.real(row.evidence.least_sqnr_db, 2)}"),
         agreement if row.agreement.total else _missing(),
+        _worst_class(row.evidence.worst_class),
         *(_int8(artifact.precision.int8_share(op)) for op in ("conv", "add")),
         Cell(ops, kind="prose") if ops else _missing("not listed"),
     )
+
+
+def _worst_class(found: ClassDrop | None) -> Cell:
+    """The class that loses most against the baseline, or against eager PyTorch where there is none."""
+    return Cell(found.name, f"{-found.points:+.1f} points of {found.images}") if found else _missing()
 
 
 def _int8(proportion: Proportion) -> Cell:

@@ -24,10 +24,10 @@ LEAST_AGREEMENT: dict[Level, float] = {
     **{"w4a8": 97.0, "int8": 97.0, "dynamic": 97.0},
     **{"weights8": 97.0, "palette6": 90.0, "palette4": 50.0},
 }
-STORED: dict[str, Level] = {"int8": "weights8", "palette6": "palette6", "palette4": "palette4"}
-"""What Core ML's exporter rounds by itself, which eager PyTorch knows nothing of; by its knob ``weights``."""
 """Of the logits. INT8 leaves room for kernels that saturate (x86 without VNNI) and for rounding that flips; nothing
 saturates with 4-bit weights. Where weights alone are integers, the runtime computes in float, as eager does."""
+STORED: dict[str, Level] = {"int8": "weights8", "palette6": "palette6", "palette4": "palette4"}
+"""What Core ML's exporter rounds by itself, which eager PyTorch knows nothing of; by its knob ``weights``."""
 
 
 def _filled(defaults: dict[Level, float], given: Any) -> Any:
