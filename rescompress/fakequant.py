@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, fx, nn
 
 from rescompress import graph
+from rescompress.errors import InputRefused
+from rescompress.schemes import QuantScheme
 from rescompress.sites import LIMITS, WEIGHT_GRIDS, WEIGHT_LIMITS, Dtype, Site
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "FakeQuantize",
     "QuantizeDequantize",
     "Site",
+    "check_scheme",
     "insert",
     "lower",
     "passing",
@@ -176,6 +179,20 @@ def quantizer_behind(traced: fx.GraphModule, node: object) -> FakeQuantize | Non
         return None
     module = traced.get_submodule(str(node.target))
     return module if isinstance(module, FakeQuantize) else None
+
+
+def check_scheme(model: nn.Module, scheme: QuantScheme) -> None:
+    """Refuse a model whose activations have integers that a runtime doesn't take; a float model is fine.
+
+    Raises:
+        InputRefused: it was quantized for another runtime.
+    """
+    static = [site for site in sites_of(model) if not (site.is_weight or site.dynamic)]
+    quantizers = [quantizer_of(cast(fx.GraphModule, model), site) for site in static]
+    wrong = any(quantizer.site.dtype != scheme.activation_dtype for quantizer in quantizers)
+    if wrong or (scheme.symmetric_activations and any(bool(one.zero_point.any()) for one in quantizers)):
+        fact = f"The model was quantized for another runtime: its integers are none that {scheme.runtime} takes."
+        raise InputRefused(fact, f"Quantize with runtime {scheme.runtime}.")
 
 
 @contextlib.contextmanager

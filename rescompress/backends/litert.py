@@ -67,10 +67,13 @@ def export(
         labels: names of the classes, packed into the file as ``labels.txt``.
 
     Raises:
-        InputRefused: the network has an op that isn't written for LiteRT, or no integers at its ends.
+        InputRefused: the network has an op that isn't written for LiteRT, or no integers at its ends; or it was
+            quantized for another runtime.
     """
+    from rescompress import fakequant
     from rescompress.backends._litert_write import Face, content_of
 
+    fakequant.check_scheme(model, SCHEME)
     face = Face(floats == "fp16", preprocess, softmax, batch, integer_io, labels)
     (folder / ENTRY).write_bytes(content_of(model, spec, face))
     return ENTRY

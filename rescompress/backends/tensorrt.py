@@ -151,6 +151,7 @@ def _checked(model: "nn.Module", batches: tuple[int, int, int]) -> tuple[int, in
         raise RecipeError(f"The batches {said} don't grow.", "Order min_batch, opt_batch and max_batch.")
     if any(site.dynamic for site in fakequant.sites_of(model)):
         raise InputRefused("TensorRT has no integers whose range is found at run time.", "Quantize with int8.")
+    fakequant.check_scheme(model, SCHEME)
     return batches
 
 

@@ -154,7 +154,8 @@ def _export() -> tuple[Body, list[click.Parameter]]:
         job = job_of("export", chosen_model(model, given), data, export=targets)
         show.report(pipeline.run(job, out))
 
-    flags = shared_options({name: backends.get(name).export for name in backends.names()})
+    names = sorted(backends.names(), key=lambda name: name != "onnxruntime")
+    flags = shared_options({name: backends.get(name).export for name in names})
     target = click.Option(["--to"], required=True, metavar="FORMAT[,FORMAT]", help="File formats or runtimes.")
     return body, [*model_flags(), target, out_flag(), *flags]
 

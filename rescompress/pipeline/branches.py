@@ -13,7 +13,8 @@ from rescompress.quantization.calibration import calibrate
 from rescompress.recipe import Recipe, Step
 from rescompress.spec import StageRow
 
-QUANTIZE = "quantize"
+QUANTIZE, DEFAULT = "quantize", "onnxruntime"
+"""The stage that follows schemes, and whose it follows where nothing with integers is exported."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,12 @@ def plan(job: Recipe) -> tuple[Planned, ...]:
     if not planned or planned[-1].step.stage != QUANTIZE or planned[-1].step.knobs["runtime"] is not None:
         return tuple(planned)
     *before, last = planned
-    runtimes = list(dict.fromkeys(scheme for target in job.export if (scheme := runtime_of(_name(target)))))
+    wanted = dict.fromkeys(scheme for target in job.export if (scheme := runtime_of(_name(target))))
+    runtimes = list(wanted) or [DEFAULT]
     named = [replace(last, step=replace(last.step, knobs={**last.step.knobs, "runtime": name})) for name in runtimes]
     if len(named) > 1:
         named = [replace(one, runtime=name) for one, name in zip(named, runtimes, strict=True)]
-    return (*before, *(named or [last]))
+    return (*before, *named)
 
 
 def runtime_of(backend: str) -> str | None:

@@ -20,7 +20,7 @@ def job(export, **quantize):
 @pytest.mark.parametrize(
     ("export", "knobs", "expected"),
     [
-        ([], {}, [("", None)]),
+        ([], {}, [("", "onnxruntime")]),
         (["onnx"], {}, [("", "onnxruntime")]),
         (["onnx", "openvino"], {}, [("onnxruntime", "onnxruntime"), ("openvino", "openvino")]),
         (["openvino", "eager"], {}, [("", "openvino")]),

@@ -164,8 +164,13 @@ REFUSING = '''
 """A backend that gives up half-way."""
 from rescompress.errors import InputRefused
 
+SCHEME = None
+
 def missing():
     return None
+
+def rung():
+    return "L3", ""
 
 def versions():
     return {}

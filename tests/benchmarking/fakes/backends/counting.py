@@ -34,6 +34,10 @@ def missing():
     return None
 
 
+def rung():
+    return "L3", ""
+
+
 def versions():
     return {"counting": "1"}
 
