@@ -1,5 +1,6 @@
 """How stored integers look in the file: INT4 two to a byte, zero-points of the type that they are subtracted from."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -36,6 +37,8 @@ def store(graph: Any, kinds: Mapping[str, str]) -> None:
 def float_biases(graph: Any, but: Collection[str] = ()) -> None:
     """Store biases as floats instead of INT32 with a scale of their own, in place; their values stay.
 
+    Equal integers, such as zeros, may be stored once for several biases, whose scales differ.
+
     Args:
         graph: an ``onnx.GraphProto`` whose nodes and values have their last names.
         but: names of DQ nodes that stay.
@@ -43,15 +46,20 @@ def float_biases(graph: Any, but: Collection[str] = ()) -> None:
     from onnx import TensorProto, numpy_helper
 
     tensors = {tensor.name: tensor for tensor in graph.initializer}
+    readers = Counter(name for node in graph.node for name in node.input)
     read_as: dict[str, str] = {}
+    floats = []
     for node in graph.node:
         stored = tensors.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         if stored is not None and stored.data_type == TensorProto.INT32 and node.name not in but:
             scale = numpy_helper.to_array(tensors[node.input[1]]).astype("float64")
             values = (numpy_helper.to_array(stored) * scale).astype("float32")
-            stored.CopyFrom(numpy_helper.from_array(values, stored.name))
-            read_as[node.output[0]] = stored.name
+            name = stored.name if readers[stored.name] == 1 else f"{stored.name}.{node.name}"
+            floats.append(numpy_helper.from_array(values, name))
+            read_as[node.output[0]] = name
         node.input[:] = [read_as.get(name, name) for name in node.input]
+    for tensor in floats:
+        tensors[tensor.name].CopyFrom(tensor) if tensor.name in tensors else graph.initializer.append(tensor)
     drop_unused(graph)
 
 

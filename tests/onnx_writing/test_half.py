@@ -213,3 +213,21 @@ def test_other_ops_keep_what_the_standard_has_in_fp32_only() -> None:
     assert "Resize" in {node.op_type for node in proto.graph.node}
     assert runs(proto, model) > 50
     assert graph.capture(model, (3, 8, 8))
+
+
+def test_biases_that_share_their_integers_keep_their_own_scales():
+    """A network whose biases are all zero stores them once."""
+    tensors = {"q": np.array([0, 4], np.int32), "s": np.array([1, 1], np.float32), "t": np.array([1, 0.5], np.float32)}
+    nodes = [
+        onnx.helper.make_node("DequantizeLinear", ["q", "s"], ["one"], "one", axis=0),
+        onnx.helper.make_node("DequantizeLinear", ["q", "t"], ["other"], "other", axis=0),
+        onnx.helper.make_node("Add", ["one", "other"], ["sum"]),
+    ]
+    shared = [onnx.numpy_helper.from_array(value, name) for name, value in tensors.items()]
+    result = onnx.helper.make_tensor_value_info("sum", onnx.TensorProto.FLOAT, [2])
+    graph = onnx.helper.make_graph(nodes, "biases", [], [result], shared)
+    integers.float_biases(graph)
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)])
+    onnx.checker.check_model(proto, full_check=True)
+    assert [node.op_type for node in graph.node] == ["Add"]
+    np.testing.assert_array_equal(onnx.reference.ReferenceEvaluator(proto).run(None, {})[0], [0, 6])
