@@ -14,7 +14,7 @@ from rescompress.backends import Backend
 from rescompress.errors import InputRefused
 from rescompress.metrics import sqnr_db
 from rescompress.quantization import quantize
-from rescompress.schemes import ONNXRUNTIME, SCHEMES
+from rescompress.schemes import SCHEMES
 from tests.networks import cached, context, fused, noise, placed
 
 pytestmark = pytest.mark.xdist_group("contract")
@@ -134,7 +134,7 @@ def test_int8_takes_little_more_than_a_quarter_of_the_space(name: str, tmp_path:
     sizes = []
     for model in (
         fused("torchvision", "resnet18", side=32),
-        placed("int8", ONNXRUNTIME, "torchvision", "resnet18", 32),
+        placed("int8", backends.get(name).SCHEME, "torchvision", "resnet18", 32),
     ):
         folder = tmp_path / str(len(sizes))
         folder.mkdir()
