@@ -241,7 +241,6 @@ class ArtifactRow:
     verification: VerificationRow
     highest: Rung = "L3"
     hindrance: str = ""
-    floats: Floats = "fp32"
     notes: tuple[str, ...] = ()
 
 

@@ -1,6 +1,6 @@
 """Where a model runs: one file per runtime, each satisfying the same Protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
@@ -98,6 +98,19 @@ class Watched(Protocol):
         value before. Shapes are those of PyTorch, channels first. ``output`` is what this run gives at the end.
         """
         ...
+
+
+def in_batches(run: Callable[[Images], NDArray[np.float32]], images: Images, batch: int | None) -> NDArray[np.float32]:
+    """Any number of images through what takes a fixed number of them; the last batch is filled with zeros."""
+    if batch is None:
+        return run(images)
+    parts = []
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
+        filled = np.zeros((batch, *images.shape[1:]), images.dtype)
+        filled[: len(part)] = part
+        parts.append(run(filled)[: len(part)])
+    return np.concatenate(parts)
 
 
 def names() -> Sequence[str]:

@@ -1,6 +1,6 @@
 """Where no engine can run: the file's arithmetic in ONNX Runtime, which climbs no rung."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rescompress.backends import Images, in_batches
 from rescompress.errors import BackendMissing, InputRefused
-
-Images = NDArray[np.float32] | NDArray[np.uint8]
 
 
 class StandIn:
@@ -51,16 +50,3 @@ class StandIn:
     def _run(self, images: Images) -> NDArray[np.float32]:
         outputs: Sequence[NDArray[np.float32]] = self._session.run(None, {self._input: images})
         return np.concatenate([output.reshape(len(output), -1) for output in outputs], 1)
-
-
-def in_batches(run: Callable[[Images], NDArray[np.float32]], images: Images, batch: int | None) -> NDArray[np.float32]:
-    """Any number of images through what takes a fixed number of them; the last batch is filled with zeros."""
-    if batch is None:
-        return run(images)
-    parts = []
-    for start in range(0, len(images), batch):
-        part = images[start : start + batch]
-        filled = np.zeros((batch, *images.shape[1:]), images.dtype)
-        filled[: len(part)] = part
-        parts.append(run(filled)[: len(part)])
-    return np.concatenate(parts)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rescompress.artifact import Artifact
-from rescompress.backends import Images, _onnxruntime_audit, _onnxruntime_layers
+from rescompress.backends import Images, _onnxruntime_audit, _onnxruntime_layers, in_batches
 from rescompress.errors import BackendMissing, InputRefused
 from rescompress.schemes import ONNXRUNTIME
 from rescompress.spec import ModelSpec, PrecisionReport, Rung
@@ -126,17 +126,11 @@ class OrtSession:
 
         Where the batch is fixed, the last one is filled up with zeros.
         """
-        if self._batch is None:
-            return self._once(images)
-        starts = range(0, len(images), self._batch)
-        return np.concatenate([self._once(images[start : start + self._batch]) for start in starts])
+        return in_batches(self._once, images, self._batch)
 
     def _once(self, images: Images) -> NDArray[np.float32]:
-        count = len(images)
-        if self._batch is not None and count < self._batch:
-            images = np.concatenate([images, np.zeros((self._batch - count, *images.shape[1:]), images.dtype)])
         outputs: list[NDArray[np.float32]] = self._session.run(None, {self._input: images})
-        return np.concatenate([output.reshape(len(output), -1) for output in outputs], 1)[:count]
+        return np.concatenate([output.reshape(len(output), -1) for output in outputs], 1)
 
 
 def load(artifact: Artifact, *, threads: int) -> OrtSession:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rescompress.artifact import Artifact
-from rescompress.backends import Images, _openvino_layers, _openvino_write
+from rescompress.backends import Images, _openvino_layers, _openvino_write, in_batches
 from rescompress.errors import BackendMissing, InputRefused
 from rescompress.schemes import OPENVINO
 from rescompress.spec import Floats, LayerPrecision, ModelSpec, PrecisionReport, Proportion, Rung
@@ -148,18 +148,12 @@ class OpenvinoSession:
 
         Where the batch is fixed, the last one is filled up with zeros.
         """
-        if self._batch is None:
-            return self._once(images)
-        starts = range(0, len(images), self._batch)
-        return np.concatenate([self._once(images[start : start + self._batch]) for start in starts])
+        return in_batches(self._once, images, self._batch)
 
     def _once(self, images: Images) -> NDArray[np.float32]:
-        count = len(images)
-        if self._batch is not None and count < self._batch:
-            images = np.concatenate([images, np.zeros((self._batch - count, *images.shape[1:]), images.dtype)])
         answer = self._request.infer([images], share_inputs=True, share_outputs=True)
         outputs: list[NDArray[np.float32]] = [answer[port] for port in self.compiled.outputs]
-        return np.concatenate([output.reshape(len(output), -1) for output in outputs], 1)[:count]
+        return np.concatenate([output.reshape(len(output), -1) for output in outputs], 1)
 
 
 def load(artifact: Artifact, *, threads: int) -> OpenvinoSession:

@@ -134,7 +134,6 @@ def _prove_one(
             verification=verify(place, model or load_stage(folder, stage), opened, baseline, **job.verify),
             highest=rung[0],
             hindrance=rung[1],
-            floats=built.manifest.floats,
             notes=built.manifest.notes,
         )
         folder.keep_row(name, row_key, row)

@@ -129,7 +129,7 @@ def _verification_row(candidate: Candidate) -> tuple[Cell, ...]:
     return (
         Cell(artifact.label, artifact.backend),
         Cell(rung(candidate), wording.RUNGS[rung(candidate)]),
-        Cell(wording.INTEGERS[row.precision], "" if artifact.floats == "fp32" else f"else {artifact.floats.upper()}"),
+        Cell(wording.INTEGERS[row.precision], "" if row.floats == "fp32" else f"else {row.floats.upper()}"),
         Cell("failed" if row.failures else "yes"),
         Cell(row.inputs),
         Cell(wording.real(row.max_abs)),
