@@ -23,7 +23,11 @@ CHECKED = (
 jaxtyping.install_import_hook([f"rescompress.{name}" for name in CHECKED], "beartype.beartype")
 
 # The first example imports and compiles, and a shared machine stalls: time says nothing about a property.
-settings.register_profile("suite", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+# The suite tries the same examples each time, so that a change is judged by what it changed; ``explore`` looks for more.
+settings.register_profile(
+    "suite", deadline=None, max_examples=30, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("explore", settings.get_profile("suite"), max_examples=200, derandomize=False)
 settings.load_profile("suite")
 
 

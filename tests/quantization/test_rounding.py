@@ -83,6 +83,7 @@ def weights_of(traced: fx.GraphModule) -> dict[str, tuple[Tensor, fakequant.Fake
 @settings(max_examples=5)
 @example(seed=68, groups=1, bits=4, per_channel=False, acts=False, unit="layer")  # nearest is no worse anywhere
 @example(seed=0, groups=1, bits=4, per_channel=False, acts=False, unit="layer")
+@example(seed=85, groups=2, bits=8, per_channel=True, acts=True, unit="layer")  # activations' rounding hides the gain
 @given(
     seed=st.integers(0, 99),
     groups=st.sampled_from([1, 2, 4]),
@@ -114,7 +115,9 @@ def test_weights_lie_on_the_grid_beside_where_they_were(
         assert steps.round().min() >= low
         assert steps.round().max() <= high
     assert bool(moved) == any("below nearest rounding" in note for note in notes)
-    assert bool(moved) != torch.equal(traced(correlated()[0]), float_again(correlated()[0]))
+    same = all(torch.equal(traced(batch), float_again(batch)) for batch in correlated())
+    assert same or moved
+    assert not (same and moved) or acts
 
 
 def test_learned_rounding_moves_weights_where_that_helps() -> None:
