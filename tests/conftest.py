@@ -23,7 +23,7 @@ CHECKED = (
 jaxtyping.install_import_hook([f"rescompress.{name}" for name in CHECKED], "beartype.beartype")
 
 # The first example imports and compiles, and a shared machine stalls: time says nothing about a property.
-# The suite tries the same examples each time, so that a change is judged by what it changed; ``explore`` looks for more.
+# The suite tries the same examples each time: a change is judged by what it changed. ``explore`` looks for more.
 settings.register_profile(
     "suite", deadline=None, max_examples=30, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
