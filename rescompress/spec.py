@@ -5,6 +5,9 @@ from typing import Any, ClassVar, Literal
 
 from rescompress.agreement import Evidence
 from rescompress.agreement import Proportion as Proportion
+from rescompress.timing import BenchmarkRow as BenchmarkRow
+from rescompress.timing import LatencyRow as LatencyRow
+from rescompress.timing import Verdict as Verdict
 
 Precision = Literal["fp32", "int8", "w4a8", "dynamic", "w8", "w4"]
 """What of a model is integers: nothing; weights and activations, or with weights in 4 bits; weights, and activations by
@@ -14,7 +17,6 @@ Floats = Literal["fp32", "fp16", "bf16"]
 Rung = Literal["L0", "L1", "L2", "L3"]
 """How far an artifact is proven: L0 written; L1 contract-tested against the vendor's real API; L2 executed, in the
 vendor's runtime or in a bit-faithful interpreter, and verified; L3 timed on the device."""
-Verdict = Literal["VALID", "INDICATIVE", "INVALID"]
 Output = Literal["logits", "maps"]
 
 
@@ -180,49 +182,6 @@ class VerificationRow:
     floats: Floats = "fp32"
     rung: Rung = "L0"
     evidence: Evidence = field(default_factory=Evidence)
-
-
-@dataclass(frozen=True)
-class LatencyRow:
-    """Latency of one artifact, in milliseconds per batch; ratios are against the benchmark's baseline.
-
-    ``p90_ms`` is None where the queries are too few for it. Intervals are 95 % block-bootstrap intervals;
-    the blocks are process launches.
-    """
-
-    label: str
-    backend: str
-    queries: int
-    p50_ms: float
-    p50_low_ms: float
-    p50_high_ms: float
-    p90_ms: float | None
-    min_ms: float
-    cov: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-    ecdf_ms: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class BenchmarkRow:
-    """Candidates timed interleaved in one run; ``latencies[0]`` is the baseline.
-
-    Attributes:
-        noise_floor: half-width of the ratio that two copies of the baseline showed against each other.
-        verdict: whether the numbers can be trusted; the reasons say why not.
-        raw: file with every measured latency in nanoseconds, relative to the row.
-    """
-
-    batch: int
-    threads: int
-    launches: int
-    latencies: tuple[LatencyRow, ...]
-    noise_floor: float
-    verdict: Verdict
-    reasons: tuple[str, ...]
-    raw: str
 
 
 @dataclass(frozen=True)
