@@ -1,30 +1,29 @@
 """How long artifacts take: each in fresh processes, interleaved with the others, judged before it is believed.
 
-``method`` runs one launch of all candidates, ``statistics`` turns nanoseconds into intervals, ``validity`` says
-whether they can be trusted, ``machine`` says what they were measured on.
+``candidates`` says who takes part, ``method`` runs one launch of all of them, ``statistics`` turns nanoseconds into
+intervals, ``rows`` writes the numbers down, ``validity`` says whether they can be trusted, and ``machine`` what they
+were measured on.
 """
 
 import random
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
-from rescompress.artifact import Artifact, open_artifact
 from rescompress.backends import Images
-from rescompress.benchmarking import machine, statistics, validity
+from rescompress.benchmarking import machine, rows, validity
+from rescompress.benchmarking.candidates import Candidates, gathered
 from rescompress.benchmarking.method import Launch, Plan, launch
-from rescompress.errors import InputRefused
+from rescompress.benchmarking.rows import Raw
 from rescompress.knobs import checked
 from rescompress.progress import track
-from rescompress.spec import BenchmarkRow, LatencyRow
+from rescompress.timing import BenchmarkRow
 
-Raw = dict[str, list[list[int]]]
-_DISTINCT_BATCHES = 64
-_QUERIES_FOR_P90 = 64  # LoadGen's early stopping at confidence 0.99: fewer can't bound a 90th percentile
+Launcher = Callable[[Candidates, random.Random], Launch]
+"""Makes one launch of all candidates. The source of randomness shuffles their order."""
 
 
 @checked
@@ -66,86 +65,18 @@ def benchmark(
         InputRefused: there is no artifact, no image, or an artifact's files were changed.
         WorkerCrashed: a runtime died while it was loaded, checked or timed.
     """
-    if not artifacts:
-        raise InputRefused("There is no artifact to time.", "Name at least one exported folder.")
-    opened = [open_artifact(folder) for folder in artifacts]
-    plan = Plan(batch, threads, blocks, block_seconds)
-    given = [images] * len(artifacts) if isinstance(images, np.ndarray) else list(images)
-    rings, order = [_ring(one, batch) for one in (*given, given[0])], random.Random(seed)  # noqa: S311  # the order of blocks is no secret
-    folders = (*artifacts, artifacts[0])
+    candidates = gathered(artifacts, images, batch)
+    launcher = _launcher(Plan(batch, threads, blocks, block_seconds))
+    order, rng = random.Random(seed), np.random.default_rng(seed)  # noqa: S311  # the order of blocks is no secret
     before = machine.clock()
-    done = [launch(folders, rings, plan, order) for _ in track(range(launches), "benchmark")]
+    done = [launcher(candidates, order) for _ in track(range(launches), "benchmark")]
     load = machine.load(before, machine.clock())
-    names = _names(opened)
-    latencies, noise_floor = _latencies(opened, done, np.random.default_rng(seed))
-    verdict, reasons = validity.judge(_facts(names, done, noise_floor, load))
+    latencies, noise_floor = rows.latencies(candidates, done, rng), rows.noise_floor(candidates, done, rng)
+    verdict, reasons = validity.judge(rows.facts(candidates, done, noise_floor, load))
     row = BenchmarkRow(batch, threads, launches, latencies, noise_floor, verdict, reasons, raw="")
-    raw = {name: [np.concatenate(one.blocks[i]).tolist() for one in done] for i, name in enumerate(names)}
-    return row, raw
+    return row, rows.raw(candidates, done)
 
 
-def _ring(images: Images, batch: int) -> Images:
-    """So many images that a batch can start at 64 places, the given ones over and over."""
-    if images.ndim != 4 or 0 in images.shape:
-        raise InputRefused(f"Images of shape {images.shape} can't be timed.", "Give at least one image [n, 3, h, w].")
-    return np.resize(images, (_DISTINCT_BATCHES + batch - 1, *images.shape[1:]))
-
-
-def _names(opened: Sequence[Artifact]) -> tuple[str, ...]:
-    """One unique name per candidate, the copy of the baseline last."""
-    seen: Counter[str] = Counter()
-    names = []
-    for artifact in opened:
-        name = f"{artifact.manifest.label} {artifact.manifest.backend}"
-        seen[name] += 1
-        names.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
-    return (*names, f"{names[0]} (A/A)")
-
-
-def _latencies(
-    opened: Sequence[Artifact], done: Sequence[Launch], rng: np.random.Generator
-) -> tuple[tuple[LatencyRow, ...], float]:
-    """The row of each artifact, and the noise floor that the copy of the baseline shows."""
-    times = [[np.concatenate(one.blocks[i]) for one in done] for i in range(len(opened) + 1)]
-    rows = []
-    for i, artifact in enumerate(opened):
-        p50, ratio = statistics.p50(times[i], rng), statistics.ratio(times[i], times[0], rng)
-        queries = np.concatenate(times[i]) / 1e6
-        rows.append(
-            LatencyRow(
-                label=artifact.manifest.label,
-                backend=artifact.manifest.backend,
-                queries=queries.size,
-                p50_ms=p50.value / 1e6,
-                p50_low_ms=p50.low / 1e6,
-                p50_high_ms=p50.high / 1e6,
-                p90_ms=float(np.quantile(queries, 0.9)) if queries.size >= _QUERIES_FOR_P90 else None,
-                min_ms=float(queries.min()),
-                cov=statistics.cov([block for one in done for block in one.blocks[i]]),
-                ratio=ratio.value,
-                ratio_low=ratio.low,
-                ratio_high=ratio.high,
-                ecdf_ms=statistics.ecdf(queries),
-            )
-        )
-    same = statistics.ratio(times[-1], times[0], rng)
-    return tuple(rows), max(abs(1 - same.low), abs(same.high - 1))
-
-
-def _facts(
-    names: Sequence[str], done: Sequence[Launch], noise_floor: float, load: machine.Load | None
-) -> validity.Facts:
-    """What the verdict is read off."""
-    first = done[0].outputs
-    blocks = {name: [block for one in done for block in one.blocks[i]] for i, name in enumerate(names)}
-    return validity.Facts(
-        launches=len(done),
-        queries={name: sum(block.size for block in of_one) for name, of_one in blocks.items()},
-        mismatched=tuple(name for i, name in enumerate(names) if any(one.outputs[i] != first[i] for one in done)),
-        unsteady=tuple(name for i, name in enumerate(names) if not all(one.steady[i] for one in done)),
-        cov={name: statistics.cov(of_one) for name, of_one in blocks.items()},
-        drift={name: statistics.drift(of_one) for name, of_one in blocks.items()},
-        noise_floor=noise_floor,
-        foreign=load.foreign if load else None,
-        stolen=load.stolen if load else None,
-    )
+def _launcher(plan: Plan) -> Launcher:
+    """Who makes the launches: blocks in turns, on this machine. Scenarios and remote devices are further launchers."""
+    return lambda candidates, order: launch(candidates.folders, candidates.rings, plan, order)

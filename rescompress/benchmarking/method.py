@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rescompress.backends import Images
-from rescompress.worker import Worker
+from rescompress.timing import ColdRow
+from rescompress.worker import Array, Worker
 
 Block = NDArray[np.int64]
 
@@ -39,13 +40,17 @@ class Launch:
 
     Attributes:
         blocks: latencies in nanoseconds, one array ``[queries]`` per block, in the order of measurement.
-        outputs: the logits of the checked images, as bytes.
+        outputs: what the first images of the ring were answered with, one row an image.
         steady: the warm-up came to rest before its time was up.
+        starts: when each block began, in seconds of a clock that all launches of a benchmark share.
+        cold: what each process paid before it was warm.
     """
 
     blocks: tuple[tuple[Block, ...], ...]
-    outputs: tuple[bytes, ...]
+    outputs: tuple[Array, ...]
     steady: tuple[bool, ...]
+    starts: tuple[tuple[float, ...], ...] = ()
+    cold: tuple[ColdRow, ...] = ()
 
 
 def launch(folders: Sequence[Path], rings: Sequence[Images], plan: Plan, order: random.Random) -> Launch:
@@ -73,10 +78,10 @@ def launch(folders: Sequence[Path], rings: Sequence[Images], plan: Plan, order: 
         return Launch(_interleaved(workers, plan, order), outputs, steady)
 
 
-def _outputs(worker: Worker, ring: Images, batch: int) -> bytes:
+def _outputs(worker: Worker, ring: Images, batch: int) -> Array:
     """Logits of at least 16 images in batches of the size that is timed: a runtime may compute others differently."""
     starts = range(0, min(_CHECKED_IMAGES, len(ring) - batch + 1), batch)
-    return b"".join(worker.run(ring[start : start + batch]).tobytes() for start in starts)
+    return np.concatenate([worker.run(ring[start : start + batch]) for start in starts])
 
 
 def _warm_up(worker: Worker, batch: int) -> bool:
