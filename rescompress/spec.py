@@ -8,6 +8,9 @@ from rescompress.agreement import Proportion as Proportion
 from rescompress.timing import BenchmarkRow as BenchmarkRow
 from rescompress.timing import LatencyRow as LatencyRow
 from rescompress.timing import Verdict as Verdict
+from rescompress.views import Cost as Cost
+from rescompress.views import Inspection
+from rescompress.views import LayerCost as LayerCost
 
 Precision = Literal["fp32", "int8", "w4a8", "dynamic", "w8", "w4"]
 """What of a model is integers: nothing; weights and activations, or with weights in 4 bits; weights, and activations by
@@ -75,28 +78,6 @@ class ModelSpec:
     def __str__(self) -> str:
         tail = f", {self.classes} classes" if self.classes else ", no classifier"
         return f"{self.family} {self.architecture}{tail}"
-
-
-@dataclass(frozen=True)
-class LayerCost:
-    """What one convolution or linear layer costs, for one image."""
-
-    layer: str
-    op: str
-    output_shape: tuple[int, ...]
-    params: int
-    macs: int
-    weight_bits: int
-    weight_bytes: int
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a model costs: parameters, multiply-accumulates for one image, bytes of its weights."""
-
-    params: int
-    macs: int
-    weight_bytes: int
 
 
 @dataclass(frozen=True)
@@ -229,7 +210,10 @@ class GateRow:
 
 @dataclass(frozen=True)
 class RunReport:
-    """Everything one run found out. ``report.json`` is this, and the other reports are drawn from it."""
+    """Everything one run found out. ``report.json`` is this, and the other reports are drawn from it.
+
+    ``network`` is the last stage's model layer by layer; None in reports of releases that didn't look.
+    """
 
     schema: str
     name: str
@@ -243,6 +227,7 @@ class RunReport:
     benchmark: BenchmarkRow | None
     gate: GateRow | None
     environment: Environment
+    network: Inspection | None = None
 
 
 REPORT_SCHEMA = "rescompress.report/1"

@@ -3,12 +3,32 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rescompress.spec import Cost, LayerCost
-
 Severity = Literal["error", "warning", "note"]
 BlockKind = Literal["basic", "bottleneck", "other"]
 Shortcut = Literal["identity", "projection", "fixed"]
 INSPECTION_SCHEMA = "rescompress.inspection/1"
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one convolution or linear layer costs, for one image."""
+
+    layer: str
+    op: str
+    output_shape: tuple[int, ...]
+    params: int
+    macs: int
+    weight_bits: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model costs: parameters, multiply-accumulates for one image, bytes of its weights."""
+
+    params: int
+    macs: int
+    weight_bytes: int
 
 
 @dataclass(frozen=True)
