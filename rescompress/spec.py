@@ -7,6 +7,7 @@ from rescompress.agreement import Evidence
 from rescompress.agreement import Proportion as Proportion
 from rescompress.timing import BenchmarkRow as BenchmarkRow
 from rescompress.timing import LatencyRow as LatencyRow
+from rescompress.timing import RuleRow as RuleRow
 from rescompress.timing import Verdict as Verdict
 from rescompress.views import Cost as Cost
 from rescompress.views import Inspection
@@ -170,6 +171,7 @@ class ArtifactRow:
     """One exported artifact: where it is, what it weighs, what was proven about it.
 
     ``highest`` is the highest rung that its backend can climb here, and ``hindrance`` a sentence on what hinders more.
+    ``entry`` is the file in the folder that the runtime loads, and ``knobs`` those that it was exported with.
     """
 
     label: str
@@ -182,6 +184,8 @@ class ArtifactRow:
     highest: Rung = "L3"
     hindrance: str = ""
     notes: tuple[str, ...] = ()
+    entry: str = ""
+    knobs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -212,7 +216,8 @@ class GateRow:
 class RunReport:
     """Everything one run found out. ``report.json`` is this, and the other reports are drawn from it.
 
-    ``network`` is the last stage's model layer by layer; None in reports of releases that didn't look.
+    ``network`` is the last stage's model layer by layer, and ``spec`` what the model was built from; None in reports of
+    releases that didn't look. ``rules`` is what the latency gate found.
     """
 
     schema: str
@@ -228,6 +233,8 @@ class RunReport:
     gate: GateRow | None
     environment: Environment
     network: Inspection | None = None
+    spec: ModelSpec | None = None
+    rules: tuple[RuleRow, ...] = ()
 
 
 REPORT_SCHEMA = "rescompress.report/1"

@@ -170,3 +170,20 @@ class BenchmarkRow:
     profiles: tuple[ProfileRow, ...] = ()
     peaks: Peaks | None = None
     roofs: tuple[RoofRow, ...] = ()
+
+
+@dataclass(frozen=True)
+class RuleRow:
+    """What one rule of a gate, such as ``p50>+5%``, found of one artifact.
+
+    Attributes:
+        rule: as it was asked for.
+        outcome: ``kept``; ``broken``; or ``unsure``, where what was seen may be noise or can't be compared.
+        fact: a sentence.
+    """
+
+    rule: str
+    label: str
+    backend: str
+    outcome: Literal["kept", "broken", "unsure"]
+    fact: str
