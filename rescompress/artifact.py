@@ -16,7 +16,7 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from rescompress.errors import InputRefused, ResourceExhausted
-from rescompress.spec import Floats, ModelSpec, Precision
+from rescompress.spec import Floats, LayerCost, ModelSpec, Precision
 
 MANIFEST = "manifest.json"
 SCHEMA = "rescompress.artifact/1"
@@ -37,6 +37,7 @@ class Manifest:
         knobs: of the backend's ``export``, each with its value. ``preprocess`` and ``softmax`` say what goes in and
             comes out, ``floats`` what is computed in where integers aren't.
         notes: what exporting had to say, a sentence each.
+        costs: of each convolution and linear layer of the model, for one image.
     """
 
     schema: str
@@ -52,6 +53,7 @@ class Manifest:
     key: str
     knobs: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    costs: tuple[LayerCost, ...] = ()
 
     @property
     def floats(self) -> Floats:

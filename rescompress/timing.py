@@ -80,12 +80,14 @@ class LayerTime:
         op: ``conv``, ``linear``, ``add``, ``pool``, or the runtime's own name of what is no layer of the model.
         ms: median of one query.
         kernels: the runtime's own names of what was run.
+        fused: further layers that these kernels compute along the way, such as a residual sum.
     """
 
     layer: str
     op: str
     ms: float
     kernels: tuple[str, ...] = ()
+    fused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,10 @@ class ProfileRow:
     """Where one artifact's time goes, as its runtime tells.
 
     Attributes:
-        source: who told, such as ``onnxruntime's profiler``.
-        layers: in the order of execution; the last ones may be conversions that belong to no layer.
-        total_ms: of one query under the profiler, which slows it down: compare shares, not sums.
+        source: who told, and how, such as ``onnxruntime's profiler``.
+        layers: in the order of execution; conversions that belong to no layer come last.
+        total_ms: of one query under the profiler, which slows it down: compare shares. What the layers' sum lacks is
+            the runtime's own time between the kernels.
     """
 
     label: str
