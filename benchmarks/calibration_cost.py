@@ -22,16 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import published
 from peers import networks
 
 import rescompress
 from rescompress import data, models
-from rescompress.benchmarking import machine
 from rescompress.context import Context
 from rescompress.data import InMemory
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "calibration_cost.json"
 TIMEOUT_S = 3600
 SCRIPTS = ROOT / "benchmarks" / "peers"
 NETWORK = networks.NETWORKS["resnet50"]
@@ -100,12 +99,9 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(asked, Path(folder))
-    before = json.loads(RESULTS.read_text("utf-8"))["rows"] if RESULTS.is_file() else []
-    again = {(row["tool"], row["images"]) for row in rows}
-    kept = [row for row in before if (row["tool"], row["images"]) not in again]
-    rows = sorted(kept + rows, key=lambda row: (row["tool"], row["images"]))
-    found = {"rows": rows, "environment": vars(machine.environment())}
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    rows = published.replaced(published.read("calibration_cost").get("rows", []), rows, "tool", "images", "cpus")
+    rows.sort(key=lambda row: (row["tool"], row["images"], row["cpus"]))
+    published.write("calibration_cost", {"rows": rows, **published.here()})
 
 
 if __name__ == "__main__":

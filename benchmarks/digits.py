@@ -3,11 +3,13 @@
 Run it on a quiet machine: python benchmarks/digits.py
 """
 
-import json
 import sys
 from pathlib import Path
 
+import published
+
 import rescompress
+from rescompress.benchmarking import machine
 from rescompress.spec import LatencyRow, RunReport
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,12 +23,11 @@ def main() -> None:
     result = {
         "recipe": RECIPE,
         "environment": vars(report.environment),
+        "fingerprint": machine.fingerprint(report.environment),
         "rows": _rows(report),
         "timing": _timing(report),
     }
-    target = ROOT / "benchmarks" / "results" / "digits.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    published.write("digits", result)
     readme = ROOT / "README.md"
     head, _, rest = readme.read_text("utf-8").partition(START)
     _, _, tail = rest.partition(END)

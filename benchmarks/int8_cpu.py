@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import published
 from peers import networks, paired, table, timing
 from peers.player import Player
 
@@ -35,7 +36,6 @@ from rescompress.context import Context
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "benchmarks" / "peers"
-RESULTS = ROOT / "benchmarks" / "results" / "int8_cpu.json"
 WORK = ROOT / "runs" / "int8_cpu"
 TOOL_TIMEOUT_S = 3600
 TOO_LARGE = "its calibrator keeps every activation, some 20 GB for 200 photos in ResNet-50"
@@ -235,7 +235,7 @@ def run(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     for maker in (*OURS, *asked.ours, *PEERS):
         if maker.python == "ours" or asked.peers is None or maker.python in asked.peers:
             bench.make(maker)
-    entry = read().get("networks", {}).get(name, {})
+    entry = published.read("int8_cpu").get("networks", {}).get(name, {})
     entry |= {part: getattr(bench, part)() for part in asked.parts}
     kept = ("bytes", "seconds", "cpu_s", "peak_mb", "versions")
     entry["artifacts"] = {
@@ -244,13 +244,7 @@ def run(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     }
     minutes, calibrated = round((time.monotonic() - started) / 60, 1), networks.CALIBRATING[bench.network.images]
     entry |= {"missing": bench.missing, "calibrated": calibrated, "judged": len(bench.labels), "minutes": minutes}
-    return {**entry, "environment": vars(machine.environment())}
-
-
-def read() -> dict[str, Any]:
-    """The results so far."""
-    found: dict[str, Any] = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
-    return found
+    return {**entry, **published.here()}
 
 
 def parse() -> argparse.Namespace:
@@ -290,9 +284,8 @@ def main() -> None:
     for name in asked.networks:
         entry = run(name, asked)
         if not asked.dry:
-            found = read()
-            found.setdefault("networks", {})[name] = entry
-            RESULTS.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+            kept = published.read("int8_cpu").get("networks", {})
+            published.write("int8_cpu", {"networks": {**kept, name: entry}})
         print(table.table(name, entry) + "\n", flush=True)
 
 

@@ -8,11 +8,11 @@ Every spoiled network is measured in FP32, too: that is what INT8 is compared wi
 
 import argparse
 import copy
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import published
 import torch
 from torch import Tensor, nn
 
@@ -25,8 +25,6 @@ from rescompress.quantization import quantize
 from rescompress.quantization.channels import watch_channels
 from rescompress.quantization.ranges import set_activation, set_weight
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "pathologies.json"
 POWER = 8
 """Channels are scaled by 2^k with k from -8 to 8."""
 
@@ -179,7 +177,7 @@ def main() -> None:
     model = rescompress.load(asked.folder / "weights" / "cifar10_resnet20_jpegft.th").eval()
     ctx = Context.of(model, "cifar10", root=str(asked.folder / "cifar10"))
     images, _ = next(data.batches(ctx.images("spoil").calibration, models.spec_of(model).preprocessing, 64))
-    rows: dict[str, Any] = {"images": asked.images, "calibration": asked.calibration}
+    rows: dict[str, Any] = {}
     for part in asked.parts.split(","):
         spoiled = fuse(models.describe(PARTS[part](model, images), models.spec_of(model)), ctx)
         float_ = correct(spoiled, ctx, asked.images)
@@ -189,8 +187,8 @@ def main() -> None:
         print(
             f"{part}: FP32 {float_:.2f} %, plain {minmax - float_:+.2f} points, ours {ours - float_:+.2f}", flush=True
         )
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
+    said = {"images": asked.images, "calibration": asked.calibration}
+    published.write("pathologies", {**said, "parts": rows, **published.here()})
 
 
 if __name__ == "__main__":

@@ -16,18 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import published
 import torch
 from torch import nn
 
 import rescompress
 from rescompress import benchmarking, checkpoint, data, models, recipe
-from rescompress.benchmarking import machine
 from rescompress.context import Context
 from rescompress.layers import PadShortcut
 from rescompress.training import Schedule, fit
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "pruning.json"
 DEEP, MILD, LATENCY = 1 / 2.13, 1 / 1.5, 0.6
 FAST = {"latency": 0.77, "on": {"precision": "int8"}}
 """Of ResNet-56's latency in INT8; planned so, two thirds of the MACs stay, at widths where INT8 is fast."""
@@ -48,7 +47,7 @@ class Bench:
         self.folder, self.epochs, self.threads = folder, epochs, threads
         self.source = {"cifar10": {"root": str(folder / "cifar10")}}
         self.runs = ROOT / "runs"
-        self.results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+        self.results: dict[str, Any] = published.read("pruning").get("parts", {})
 
     def run(self, model: str | Path, *stages: Any, **more: Any) -> Path:
         """Run a recipe on CIFAR-10; the folder of the run."""
@@ -77,10 +76,9 @@ class Bench:
 
     def keep(self, part: str, numbers: dict[str, Any], started: float) -> None:
         """Write a part's numbers beside those of the others."""
-        environment = vars(machine.environment())
         minutes = round((time.monotonic() - started) / 60, 1)
-        self.results[part] = {**numbers, "minutes": minutes, "threads": self.threads, "environment": environment}
-        RESULTS.write_text(json.dumps(self.results, indent=2, default=str) + "\n", "utf-8")
+        self.results[part] = {**numbers, "minutes": minutes, "threads": self.threads, **published.here()}
+        published.write("pruning", {"parts": self.results})
         print(part, json.dumps(numbers, indent=2, default=str), f"{minutes} min")
 
 

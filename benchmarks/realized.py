@@ -10,7 +10,6 @@ afterwards, so only latency is told. OpenVINO reads the same ONNX files. Results
 import argparse
 import csv
 import io
-import json
 import lzma
 import random
 import statistics
@@ -21,17 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import published
 import torch
 from PIL import Image
 from torch import nn
 
 import rescompress
-from rescompress.benchmarking import machine
 from rescompress.context import Context
 from rescompress.data import Data, InMemory
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "realized.json"
 NETWORKS = ("resnet18", "resnet50")
 ROUNDS, BLOCK_S = 20, 0.1
 
@@ -138,10 +135,8 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = [row for name in asked.networks.split(",") for row in measured(name, asked, Path(folder))]
-    before = json.loads(RESULTS.read_text("utf-8"))["rows"] if RESULTS.is_file() else []
-    kept = [row for row in before if row["network"] not in asked.networks.split(",")]
-    found = {"rows": kept + rows, "environment": vars(machine.environment())}
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    kept = published.replaced(published.read("realized").get("rows", []), rows, "network")
+    published.write("realized", {"rows": kept, **published.here()})
 
 
 if __name__ == "__main__":

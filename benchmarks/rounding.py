@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import published
 import torch
 from peers import networks, paired
 from torch import fx
 
 import rescompress
 from rescompress import backends, data, fakequant, graph, models
-from rescompress.benchmarking import machine
 from rescompress.context import Context
 from rescompress.data import Split
 from rescompress.placement import place
@@ -34,8 +34,6 @@ from rescompress.quantization.observers import percentile
 from rescompress.quantization.ranges import set_ranges, set_weights
 from rescompress.quantization.rounding import AdaRound, adaround
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "rounding.json"
 SCHEME = backends.get("onnxruntime").SCHEME
 BITS: dict[str, dict[str, Any]] = {
     "w4": {"precision": "w4"},
@@ -120,10 +118,9 @@ def main() -> None:
         for bits in asked.bits.split(","):
             with tempfile.TemporaryDirectory() as work:
                 row = measured(name, bits, asked, Path(work))
-            row["environment"] = vars(machine.environment())
-            before = json.loads(RESULTS.read_text("utf-8"))["rows"] if RESULTS.is_file() else []
-            kept = [other for other in before if (other["network"], other["bits"]) != (name, bits)]
-            RESULTS.write_text(json.dumps({"rows": [*kept, row]}, indent=2) + "\n", "utf-8")
+            row |= published.here()
+            rows = published.replaced(published.read("rounding").get("rows", []), [row], "network", "bits")
+            published.write("rounding", {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ of saturating kernels that the guard goes by stands beside them. Results: ``resu
 """
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -18,17 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import published
 import torch
 from torch import fx
 
 import rescompress
 from rescompress import data, models
-from rescompress.benchmarking import machine
 from rescompress.context import Context
 from rescompress.metrics import sqnr_db
 from rescompress.quantization import saturation
 
-RESULTS = Path(__file__).resolve().parent / "results" / "saturation.json"
 EMULATOR = ("qemu-x86_64", "-cpu", "Haswell")
 FILES = {"plain": "vnni", "guarded": "avx2"}
 RUNNERS = {
@@ -95,8 +93,8 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = measured(asked, Path(folder))
-    said = {"images": asked.images, "observer": asked.observer, "environment": vars(machine.environment())}
-    RESULTS.write_text(json.dumps({"rows": rows, **said}, indent=2) + "\n", "utf-8")
+    said = {"images": asked.images, "observer": asked.observer}
+    published.write("saturation", {"rows": rows, **said, **published.here()})
 
 
 if __name__ == "__main__":

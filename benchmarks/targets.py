@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import published
 import torch
 from peers.networks import CALIBRATING, NETWORKS, splits, weights
 
 import rescompress
 from rescompress import backends, models
 from rescompress.artifact import open_artifact
-from rescompress.benchmarking import machine
 from rescompress.context import Context
 from rescompress.data import Data, InMemory
 from rescompress.errors import RescompressError
@@ -31,7 +31,7 @@ from rescompress.quantization.calibration import calibrate
 from rescompress.verification import audit, verify
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, PAGE = ROOT / "benchmarks" / "results" / "targets.json", ROOT / "docs" / "targets.md"
+PAGE = ROOT / "docs" / "targets.md"
 START, END = "<!-- table: written by benchmarks/targets.py -->", "<!-- end of table -->"
 JUDGING = {"jpeg": 2000, "lossless": 2000, "photos": 200}
 EQUAL = 999
@@ -161,17 +161,16 @@ def main() -> None:
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    result = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {"rows": []}
+    result = published.read("targets") or {"rows": []}
     for name in filter(None, asked.networks.split(",")):
         subject = prepared(name, asked.folder.resolve(), ROOT / "runs" / "targets" / name)
         for backend in asked.targets.split(","):
             for precision in asked.precisions.split(","):
                 row = measured(subject, backend, precision)
                 print(json.dumps(row, default=str), flush=True)
-                key = (name, backend, precision)
-                kept = [one for one in result["rows"] if (one["network"], one["backend"], one["precision"]) != key]
-                result = {"environment": vars(machine.environment()), "rows": [*kept, row]}
-                RESULTS.write_text(json.dumps(result, indent=1, default=str) + "\n", "utf-8")
+                rows = published.replaced(result["rows"], [row], "network", "backend", "precision")
+                result = {**published.here(), "rows": rows}
+                published.write("targets", result)
     head, _, rest = PAGE.read_text("utf-8").partition(START)
     PAGE.write_text(f"{head}{START}\n" + "\n".join(tables(result)) + f"\n{END}{rest.partition(END)[2]}", "utf-8")
 
