@@ -14,6 +14,7 @@ from rescompress.data import Data
 from rescompress.errors import GateFailed, TargetsFailed
 from rescompress.pipeline import branches, proof
 from rescompress.pipeline.folder import RunFolder
+from rescompress.pipeline.picture import picture
 from rescompress.pipeline.stages import Origin, open_origin, run_stages
 from rescompress.recipe import Recipe
 from rescompress.spec import REPORT_SCHEMA, ArtifactRow, GateRow, RunReport, StageRow
@@ -77,6 +78,7 @@ def _run(job: Recipe, out: Path | str | None, command: str | None) -> RunReport:
             benchmark=timed,
             gate=_gate(job, stages, artifacts),
             environment=environment,
+            network=picture(folder, stages, opened),
         )
         reporting.write(report, folder.path)
     progress.note(f"report: {folder.path / 'report.html'}")
