@@ -7,6 +7,8 @@ Verdict = Literal["VALID", "INDICATIVE", "INVALID"]
 Scenario = Literal["interleaved", "single-stream", "multi-stream", "offline", "server"]
 """Who asks: our own interleaved blocks, one query at a time; or MLPerf LoadGen in one of its four scenarios."""
 
+Outcome = Literal["kept", "broken", "unsure", "unknown"]
+
 
 @dataclass(frozen=True)
 class ColdRow:
@@ -181,12 +183,13 @@ class RuleRow:
 
     Attributes:
         rule: as it was asked for.
-        outcome: ``kept``; ``broken``; or ``unsure``, where what was seen may be noise or can't be compared.
+        outcome: ``kept``, also where a change may be noise; ``broken``; ``unsure``, where it would be broken but was
+            timed on another machine; ``unknown``, where there is nothing to judge by.
         fact: a sentence.
     """
 
     rule: str
     label: str
     backend: str
-    outcome: Literal["kept", "broken", "unsure"]
+    outcome: Outcome
     fact: str

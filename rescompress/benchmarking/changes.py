@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from rescompress.benchmarking.results import Measured, Results
 from rescompress.benchmarking.statistics import Estimate
@@ -59,7 +58,9 @@ def is_real(change: Estimate, floor: float) -> bool:
 def other_machine(now: Results, before: Results) -> str:
     """What of the machine differs, in words; empty where latencies may be compared."""
     ours, theirs = now.environment, before.environment
-    differ = [f"{name} {_told(ours, name)} and {_told(theirs, name)}" for name in MACHINE if _differ(ours, theirs, name)]
+    differ = [
+        f"{name} {_told(ours, name)} and {_told(theirs, name)}" for name in MACHINE if _differ(ours, theirs, name)
+    ]
     devices = [run.benchmark.device for run in (now, before) if run.benchmark]
     if len(set(devices)) > 1:
         differ.append(f"device {' and '.join(device or 'this machine' for device in devices)}")

@@ -118,13 +118,12 @@ def _unit(text: str, metric: str, signed: bool, unit: str, place: int) -> str:
     if signed:
         if unit == "%":
             return unit
-        raise _wrong(text, place, "a change needs %", f"Write {metric}>+5%, or a value without a sign: {_value(metric)}.")
+        raise _wrong(text, place, "a change needs %", f"Write it with %, or without a sign: {_example(metric)}.")
     if unit in UNITS[metric]:
         return unit
-    known = ", ".join(UNITS[metric])
     said = f"{unit!r} is no unit of {metric}" if unit else f"{metric} needs a unit"
-    change = "" if metric == "accuracy" else " or a change with its sign, as in +5%,"
-    raise _wrong(text, place, said, f"Write one of {known},{change} as in {_example(metric)}.")
+    known = ", ".join(UNITS[metric])
+    raise _wrong(text, place, said, f"Use {known}, or a change with its sign: {_example(metric)}.")
 
 
 def _wrong(text: str, place: int, said: str, remedy: str) -> RecipeError:
