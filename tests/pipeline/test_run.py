@@ -30,7 +30,7 @@ def test_folder_holds_what_the_architecture_says(finished):
     expected |= {f"stages/{label}.{kind}" for label in LABELS for kind in ("safetensors", "json")}
     expected |= {f"artifacts/onnxruntime/{label}/{file}" for label in ENDS for file in ("model.onnx", "manifest.json")}
     expected |= {f"rows/onnxruntime-{label}.json" for label in ENDS}
-    expected |= {"rows/benchmark.json", "rows/latency-ns.json"}
+    expected |= {"rows/benchmark.json", "rows/latency-ns.json", "rows/network.json"}
     trained = [label for label in LABELS if label.endswith(("fit", "distill"))]
     expected |= {f"training/{label}/{file}" for label in trained for file in ("journal.jsonl", "key")}
     assert set(stamps(folder)) == expected
