@@ -25,6 +25,7 @@ class QuantScheme:
             the add inside the convolution that makes the other input.
         float_before: ops whose input is made by no INT8 layer: such a layer stays float.
         quantized_logits: the logits become INT8 too, because the layer that makes them is closed; else they stay float.
+        fixed_ranges: ops whose integer kernel writes one range only: op, smallest and largest real number.
     """
 
     runtime: str
@@ -37,6 +38,7 @@ class QuantScheme:
     add_inputs: Literal["both", "shortcut"] = "both"
     float_before: tuple[str, ...] = ()
     quantized_logits: bool = False
+    fixed_ranges: tuple[tuple[str, float, float], ...] = ()
 
 
 TENSORRT = QuantScheme(
@@ -125,16 +127,18 @@ LITERT = QuantScheme(
     symmetric_activations=False,
     per_channel_weights=True,
     quantized_ops=("conv", "linear", "add", "mul", "sigmoid", "avg_pool"),
-    passing_ops=("max_pool", "reshape"),
+    passing_ops=("max_pool", "reshape", "slice", "unsqueeze"),
     closed_ops=("conv", "linear", "add", "mul", "sigmoid", "avg_pool"),
     quantized_logits=True,
+    fixed_ranges=(("sigmoid", 0.0, 255 / 256),),
 )
 """LiteRT's 8-bit quantization specification: activations in [-128, 127] with a free zero-point, one scale per tensor;
 weights in [-127, 127] with zero-point 0, per output channel.
 
 Each INT8 operator reads and writes INT8, `FULLY_CONNECTED` too, so the logits are integers that a DEQUANTIZE makes
-float. `MAX_POOL_2D` and `RESHAPE` keep their input's scale. `MEAN`, which global pooling becomes, has its own;
-`AVERAGE_POOL_2D` keeps its input's, and `LOGISTIC` writes scale 1/256, zero-point -128: the converter sees to both.
+float. `MAX_POOL_2D` and `RESHAPE` (slices and unsqueezes too) keep their input's scale. `MEAN`, which global pooling
+becomes, has its own; `AVERAGE_POOL_2D` keeps its input's, which the converter sees to; `LOGISTIC` writes scale 1/256,
+zero-point -128.
 """
 
 SCHEMES: dict[str, QuantScheme] = {

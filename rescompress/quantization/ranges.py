@@ -1,6 +1,7 @@
 """From ranges to scales and zero-points."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, cast
 
 import torch
@@ -29,6 +30,7 @@ def set_ranges(
     observer: Observer,
     batches: Iterable[Float[Tensor, "_ 3 h w"]] = (),
     weights: WeightObserver = "minmax",
+    fixed: Mapping[str, Range] = MappingProxyType({}),
 ) -> None:
     """Set every scale and zero-point of a graph with fake-quants, in place.
 
@@ -38,9 +40,13 @@ def set_ranges(
         observer: gives one range, or several; then the outputs of the layers behind decide.
         batches: normalized images on which they decide; not read where each value has one range only.
         weights: what sets the weights' scales.
+        fixed: ranges that nobody may choose, by the name of their quantizer.
     """
     quantizers = {s.quantizer: quantizer_of(traced, s) for s in sites_of(traced) if not (s.is_weight or s.dynamic)}
-    candidates = {name: observer(histograms[name], Grid.of(made.site)) for name, made in quantizers.items()}
+    candidates = {
+        name: (fixed[name],) if name in fixed else observer(histograms[name], Grid.of(made.site))
+        for name, made in quantizers.items()
+    }
     set_activations(quantizers, {name: ranges[0] for name, ranges in candidates.items()})
     set_weights(traced, weights)
     if any(len(ranges) > 1 for ranges in candidates.values()):

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from rescompress import graph
 from rescompress.cpu import Kernels
 from rescompress.placement import Kind, hindered, place
+from rescompress.quantization.grid import Range
 from rescompress.schemes import scheme_for
 from rescompress.sites import Site
 
@@ -54,6 +56,13 @@ class Target:
             classifier=self.classifier,
             float_layers=(*self.float_layers, *floats),
         )
+
+    def fixed(self, bare: fx.GraphModule, sites: Collection[Site]) -> dict[str, Range]:
+        """The ranges that the runtime's kernels leave no choice of, by quantizer."""
+        ranges = {op: (low, high) for op, low, high in scheme_for(self.runtime, self.cpu).fixed_ranges}
+        values = graph.values(bare)
+        ops = {site: graph.op_of(values[site.value]) for site in sites if not (site.is_weight or site.dynamic)}
+        return {site.quantizer: ranges[op] for site, op in ops.items() if op in ranges}
 
     def hindered(self, bare: fx.GraphModule) -> tuple[str, ...]:
         """A sentence for each layer that can't be quantized."""

@@ -114,8 +114,10 @@ class Work:
     def place(self, observer: Observer, weights: WeightObserver) -> None:
         """Put fake-quants where the runtime wants them, and set their scales."""
         self._bare = graph.clone(self.traced)
-        fakequant.insert(self.traced, self._target.sites(self._bare))
-        set_ranges(self.traced, self._found.histograms, observer, self.shown(SAMPLE), weights)
+        sites = self._target.sites(self._bare)
+        fakequant.insert(self.traced, sites)
+        fixed = self._target.fixed(self._bare, sites)
+        set_ranges(self.traced, self._found.histograms, observer, self.shown(SAMPLE), weights, fixed)
 
     def guard(self, *, tell: bool = True) -> None:
         """Keep weights from overflowing 16 bits where the processor adds products in them."""

@@ -164,6 +164,16 @@ def test_int8_takes_at_most_0_27_of_a_resnet20(tmp_path: Path) -> None:
     assert 0.25 < sizes[1] / sizes[0] <= 0.27
 
 
+def test_a_gate_stays_in_integers(tmp_path: Path) -> None:
+    """LOGISTIC writes one grid only, so quantize gives a sigmoid that grid; what moves it hands it on."""
+    model = quantize(fused("se", "se_resnet20"), context(), runtime="litert")
+    images = noise(model, 8)
+    path = written(model, tmp_path)
+    floats = [one["name"] for one in details(path) if one["dtype"] is np.float32]
+    assert [name for name in floats if ".se." in name] == []
+    assert sqnr_db(models.predict(model, [images]).numpy(), answer(path, images.numpy())) > 25
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "architecture", "least"),
