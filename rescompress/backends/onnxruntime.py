@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rescompress.artifact import Artifact
-from rescompress.backends import Images, _onnxruntime_audit, _onnxruntime_layers, in_batches
+from rescompress.backends import Images, _onnxruntime_audit, _onnxruntime_layers, _onnxruntime_profile, in_batches
+from rescompress.backends._layer_times import repeated
 from rescompress.errors import BackendMissing, InputRefused
 from rescompress.schemes import ONNXRUNTIME
 from rescompress.spec import ModelSpec, PrecisionReport, Rung
+from rescompress.timing import ProfileRow
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,6 +55,7 @@ def export(
     softmax: bool = False,
     batch: Annotated[int | None, Field(ge=1)] = None,
     labels: tuple[str, ...] = (),
+    metadata: dict[str, str] | None = None,
 ) -> str:
     """Write ``model.onnx``: one file, INT8 weights stored as INT8, nodes named after the modules.
 
@@ -67,6 +70,7 @@ def export(
         softmax: give probabilities instead of logits.
         batch: images in each batch; left out, any number.
         labels: names of the classes, one for each, for the file's metadata.
+        metadata: further entries; a run adds digests of the recipe up to here and of the checkpoint.
 
     Raises:
         InputRefused: the exporter can't express the model, or a weight is larger than FP16 can hold.
@@ -84,15 +88,23 @@ def export(
         softmax=softmax,
         batch=batch,
         labels=labels,
+        metadata=metadata,
     )
     (folder / ENTRY).write_bytes(proto.SerializeToString(deterministic=True))
     return ENTRY
 
 
 class OrtSession:
-    """An ONNX Runtime session on the CPU provider, which is asserted."""
+    """An ONNX Runtime session on the CPU provider, which is asserted.
 
-    def __init__(self, path: Path, threads: int, optimized: Path | None = None) -> None:
+    Args:
+        path: the file.
+        threads: of each operator.
+        optimized: where to write the graph that ONNX Runtime made of the file.
+        profiled: where its profiler writes; the name goes on with a date.
+    """
+
+    def __init__(self, path: Path, threads: int, optimized: Path | None = None, profiled: Path | None = None) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -101,6 +113,8 @@ class OrtSession:
         options.log_severity_level = 3
         if optimized is not None:
             options.optimized_model_filepath = str(optimized)
+        if profiled is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(profiled)
         try:
             self._session: Any = onnxruntime.InferenceSession(
                 str(path), options, providers=[PROVIDER], enable_fallback=0
@@ -128,6 +142,10 @@ class OrtSession:
         """
         return in_batches(self._once, images, self._batch)
 
+    def profile(self) -> str:
+        """What the profiler has written, as JSON; it ends with this call."""
+        return Path(self._session.end_profiling()).read_text("utf-8")
+
     def _once(self, images: Images) -> NDArray[np.float32]:
         outputs: list[NDArray[np.float32]] = self._session.run(None, {self._input: images})
         return np.concatenate([output.reshape(len(output), -1) for output in outputs], 1)
@@ -148,6 +166,21 @@ def audit(artifact: Artifact) -> PrecisionReport:
             built = onnx.load(str(optimized)).graph
     exported = onnx.load(str(artifact.entry)).graph
     return _onnxruntime_audit.report(exported, built, artifact.manifest.floats)
+
+
+def profile(artifact: Artifact, images: Images, *, threads: int) -> ProfileRow:
+    """Time of each kernel by ONNX Runtime's own profiler, the median of many queries of these images."""
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / ENTRY
+        with OrtSession(artifact.entry, threads, optimized, Path(folder) / "profile") as session:
+            runs = repeated(lambda: session.run(images))
+            text = session.profile()
+        built = onnx.load(str(optimized)).graph
+    layers, total_ms = _onnxruntime_profile.read(text, onnx.load(str(artifact.entry)).graph, built, runs)
+    source = "ONNX Runtime's profiler, medians"
+    return ProfileRow(artifact.manifest.label, artifact.manifest.backend, source, layers, total_ms)
 
 
 def layers(artifact: Artifact, images: Images) -> dict[str, NDArray[np.float32]]:

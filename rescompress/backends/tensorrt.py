@@ -78,6 +78,7 @@ def export(
     preprocess: bool = False,
     softmax: bool = False,
     labels: tuple[str, ...] = (),
+    metadata: dict[str, str] | None = None,
     opset: Annotated[int, Field(ge=19, le=23)] = 21,
 ) -> str:
     """Write ``model.onnx``, whose types say the precision of everything; and ``model.engine`` where one can be built.
@@ -104,6 +105,7 @@ def export(
         preprocess: take pixels, uint8 ``[n, h, w, 3]`` RGB; scaling and normalization are in the graph.
         softmax: give probabilities.
         labels: names of the classes, for the file's metadata.
+        metadata: further entries; a run adds digests of the recipe up to here and of the checkpoint.
         opset: version of the ONNX operator set.
 
     Raises:
@@ -117,7 +119,7 @@ def export(
     def write(keep_fp32: tuple[str, ...]) -> Any:
         return cast_first(onnx_writing.proto_of(
             model, spec, opset, floats=floats, float_biases=True, keep_fp32=keep_fp32, preprocess=preprocess,
-            softmax=softmax, batch=batch, labels=labels,
+            softmax=softmax, batch=batch, labels=labels, metadata=metadata,
         ))  # fmt: skip
 
     hindrance = running.hindrance()

@@ -58,23 +58,27 @@ def export_artifact(
     source: str,
     source_sha256: str,
     key: str,
+    recipe: str = "",
 ) -> Artifact:
-    """Let a backend write a model's artifact, with a manifest beside it, atomically."""
+    """Let a backend write a model's artifact, with a manifest beside it, atomically.
+
+    Where the format has a place for it, the file itself says which recipe and checkpoint it came from.
+    """
     spec = models.spec_of(model)
 
     notes: list[str] = []
+    given = {**filled, **_origin(backend, filled, {"recipe": recipe, "source_sha256": source_sha256})}
 
     def fill(empty: Path) -> str:
         with progress.gathered() as said:
-            entry = backends.require(backend).export(model, spec, empty, **filled)
+            entry = backends.require(backend).export(model, spec, empty, **given)
         notes.extend(said)
         return entry
 
     def describe(entry: str, files: dict[str, str]) -> Manifest:
         precision = precision_of(fakequant.sites_of(model))
-        given = knobs.plain(filled)
         known = (SCHEMA, __version__, backend, label, precision, entry, files, spec, source, source_sha256, key)
-        return Manifest(*known, given, tuple(notes))
+        return Manifest(*known, knobs.plain(filled), tuple(notes))
 
     return artifact.write_artifact(folder, fill, describe)
 
@@ -117,8 +121,9 @@ def _prove_one(
         source = f"../../../stages/{stage.checkpoint}"
         model = load_stage(folder, stage)
         built = export_artifact(
-            model, backend, filled, place, label=stage.label, source=source, source_sha256=stage.sha256, key=key
-        )
+            model, backend, filled, place, label=stage.label, source=source, source_sha256=stage.sha256,
+            key=key, recipe=stage.key,
+        )  # fmt: skip
     shown = [opened.fingerprint if opened else None, knobs.plain(job.verify)]
     row_key = digest([built.sha256, *shown, rung, open_artifact(baseline).sha256 if baseline else None])
     name = f"{backend}-{stage.label}"
@@ -138,6 +143,13 @@ def _prove_one(
         )
         folder.keep_row(name, row_key, row)
     return row
+
+
+def _origin(backend: str, filled: dict[str, Any], origin: dict[str, str]) -> dict[str, Any]:
+    """The ``metadata`` of a backend that takes any, with where the model came from, as far as it is known."""
+    if "metadata" not in {knob.name for knob in knobs.knobs(backends.get(backend).export)}:
+        return {}
+    return {"metadata": {**{key: value for key, value in origin.items() if value}, **(filled.get("metadata") or {})}}
 
 
 def _existing(place: Path, key: str) -> Artifact | None:

@@ -87,6 +87,16 @@ def test_artifact_rows_describe_their_artifacts(finished):
         assert source.resolve() == (folder / "stages" / stages[row.label].checkpoint).resolve()
 
 
+def test_an_onnx_file_says_where_it_came_from(finished):
+    onnx = pytest.importorskip("onnx")
+    folder, report = finished
+    stages = {row.label: row for row in report.stages}
+    for row in report.artifacts:
+        said = {prop.key: prop.value for prop in onnx.load(folder / row.folder / "model.onnx").metadata_props}
+        assert said["rescompress.recipe"] == stages[row.label].key
+        assert said["rescompress.source_sha256"] == stages[row.label].sha256
+
+
 def test_all_of_the_last_artifact_runs_in_int8_and_none_of_the_first(finished):
     first, last = finished[1].artifacts
     for op, count in {"conv": 9, "add": 3, "linear": 1, "pool": 1}.items():
