@@ -1,20 +1,10 @@
 """What a run found out, for people and for programs: report.json, report.md and report.html."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
 from rescompress.artifact import to_json, write_bytes
-from rescompress.errors import InputRefused
+from rescompress.reporting import sources
 from rescompress.spec import REPORT_SCHEMA, RunReport
-
-REMEDY = "Point to the report.json of a finished run, or run the recipe again with this release."
-
-
-@dataclass(frozen=True)
-class _Header:
-    schema: str
 
 
 def write(report: RunReport, folder: Path) -> tuple[Path, ...]:
@@ -51,16 +41,5 @@ def read(path: Path) -> RunReport:
     Raises:
         InputRefused: the file is missing, broken, or written under another schema.
     """
-    path = path / "report.json" if path.is_dir() else path
-    try:
-        content = path.read_bytes()
-        header = TypeAdapter(_Header).validate_json(content)
-        if header.schema != REPORT_SCHEMA:
-            raise InputRefused(f"{path} has the schema {header.schema!r}, not {REPORT_SCHEMA!r}.", REMEDY)
-        return TypeAdapter(RunReport).validate_json(content)
-    except OSError as error:
-        raise InputRefused(f"{path} can't be read: {(error.strerror or 'refused').lower()}.", REMEDY) from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise InputRefused(f"{path} is not a report: {first['msg']}{place and f' at {place}'}.", REMEDY) from None
+    found: RunReport = sources.load(path, {REPORT_SCHEMA: RunReport})
+    return found
