@@ -41,19 +41,16 @@ def report(exported: Any, built: Any, floats: Floats) -> PrecisionReport:
         built: the graph that ONNX Runtime optimized.
         floats: what the file says is computed in where integers aren't.
     """
-    constants = {tensor.name for tensor in exported.initializer}
     integers, halves = _integer_values(built), _half_values(built)
-    found = {_stem(value): node for node in built.node for value in node.output}
-    found |= {_stem(node.name): node for node in built.node if _stem(node.name) not in found or _is_int8(node)}
+    found = {stem(value): node for node in built.node for value in node.output}
+    found |= {stem(node.name): node for node in built.node if stem(node.name) not in found or _is_int8(node)}
     layers = []
-    for node in exported.node:
-        op = KINDS.get(node.op_type)
-        if op and not (op == "add" and constants & set(node.input)):
-            now = found.get(node.name)
-            moved = now is not None and now.op_type == "MaxPool" and now.input[0] in integers
-            int8 = now is not None and (now.op_type in INT8_OPS[op] or moved)
-            half = now is not None and now.input[0] in halves
-            layers.append(LayerPrecision(node.name, op, "int8" if int8 else "fp16" if half else "fp32"))
+    for name, op in kinds_of(exported).items():
+        now = found.get(name)
+        moved = now is not None and now.op_type == "MaxPool" and now.input[0] in integers
+        int8 = now is not None and (now.op_type in INT8_OPS[op] or moved)
+        half = now is not None and now.input[0] in halves
+        layers.append(LayerPrecision(name, op, "int8" if int8 else "fp16" if half else "fp32"))
     counts = Counter(node.op_type for node in built.node)
     int8 = sum(_is_int8(node) or (node.op_type == "MaxPool" and node.input[0] in integers) for node in built.node)
     return PrecisionReport(
@@ -62,6 +59,19 @@ def report(exported: Any, built: Any, floats: Floats) -> PrecisionReport:
         Proportion(int8, len(built.node) - sum(counts[op] for op in MOVES)),
         (*_between_integers(built, integers), *_widened(layers, floats)),
     )
+
+
+def kinds_of(exported: Any) -> dict[str, str]:
+    """``conv``, ``linear``, ``add`` or ``pool`` of each node of the file that is a layer; adding a bias is none."""
+    constants = {tensor.name for tensor in exported.initializer}
+    kinds = {node.name: KINDS.get(node.op_type) for node in exported.node}
+    biases = {node.name for node in exported.node if node.op_type == "Add" and constants & set(node.input)}
+    return {name: kind for name, kind in kinds.items() if kind and name not in biases}
+
+
+def stem(name: str) -> str:
+    """The name that we gave a node, in a name that ONNX Runtime derived from it or from its output."""
+    return re.sub(r"(/.*|_token_\d+|_nchwc)+$", "", name)
 
 
 def _between_integers(built: Any, integers: set[str]) -> list[str]:
@@ -79,10 +89,10 @@ def _between_integers(built: Any, integers: set[str]) -> list[str]:
     islands = [node for node in rest if node.op_type != "Cast" and not integers & set(node.input)]
     notes = []
     if islands:
-        names = [f"{_stem(node.name or node.output[0])} ({node.op_type})" for node in islands]
+        names = [f"{stem(node.name or node.output[0])} ({node.op_type})" for node in islands]
         notes.append(f"{len(names)} nodes compute in float between integers: {_listed(names)}.")
     if rounding:
-        names = [_stem(node.name or node.output[0]) for node in rounding]
+        names = [stem(node.name or node.output[0]) for node in rounding]
         notes.append(f"{len(names)} Q/DQ are left between integers: {_listed(names)}.")
     return notes
 
@@ -136,11 +146,6 @@ def _half_values(built: Any) -> set[str]:
 def _is_int8(node: Any) -> bool:
     """Whether a node of the optimized graph computes with integers."""
     return node.op_type.startswith("QLinear") or any(node.op_type in ops for ops in INT8_OPS.values())
-
-
-def _stem(name: str) -> str:
-    """The name that we gave a node, in a name that ONNX Runtime derived from it or from its output."""
-    return re.sub(r"(/.*|_token_\d+|_nchwc)+$", "", name)
 
 
 def _listed(names: Sequence[str]) -> str:
