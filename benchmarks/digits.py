@@ -1,6 +1,6 @@
 """The README's numbers: run the demo's recipe and write its table, with the machine's fingerprint beside it.
 
-Run it on a quiet machine: python benchmarks/digits.py
+python benchmarks/digits.py
 """
 
 import sys
