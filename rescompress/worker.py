@@ -1,20 +1,16 @@
 """A session in a process of its own: requests go in, answers come out, a crash stays outside.
 
-A message is one line of JSON and, where it says ``"shape"``, so many raw little-endian float32 behind it, or bytes.
-The child's standard output is moved to standard error first, so that nothing a runtime prints can break a message.
+This is the parent's side; ``serving`` is the child's, and ``pipes`` is what they speak.
 """
 
 import contextlib
-import json
 import math
 import os
-import random
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, cast
@@ -22,16 +18,15 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from rescompress import backends, errors
-from rescompress.artifact import Artifact, open_artifact
+from rescompress import errors
 from rescompress.backends import Images
-from rescompress.errors import BackendMissing, RescompressError, WorkerCrashed
+from rescompress.errors import RescompressError, WorkerCrashed
+from rescompress.pipes import receive, send
+from rescompress.timing import ColdRow
 
 Array = NDArray[np.float32]
 TIMEOUT_S = 600
 """Longest wait for one answer; a batch takes seconds at most."""
-WATCHED = {"file": "written_layers", "runtime": "layers"}
-"""Functions that a backend may have, by what they watch."""
 
 
 class Worker:
@@ -49,6 +44,7 @@ class Worker:
     def __enter__(self) -> "Worker":
         command = [sys.executable, "-m", "rescompress.worker", str(self._folder), str(self._threads)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(self._threads)}
+        self._started_s = time.monotonic()
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, env=environment
         )
@@ -93,6 +89,13 @@ class Worker:
         assert isinstance(answer, dict)
         return list(answer["ns"])
 
+    def cold(self) -> ColdRow:
+        """What this process paid until now: its start, its first query, and its memory."""
+        answer = self._ask({"do": "cold"})
+        assert isinstance(answer, dict)
+        load_ms = (answer["ready_s"] - self._started_s) * 1e3
+        return ColdRow(load_ms, answer["first_ms"], answer["peak_rss_bytes"])
+
     def audit(self) -> dict[str, Any]:
         """The backend's precision report, as JSON."""
         answer = self._ask({"do": "audit"})
@@ -124,8 +127,8 @@ class Worker:
         watchdog.daemon = True
         watchdog.start()
         try:
-            _send(self._process.stdin, request, images)
-            answer, array = _receive(self._process.stdout)
+            send(self._process.stdin, request, images)
+            answer, array = receive(self._process.stdout)
         except (BrokenPipeError, EOFError):
             raise self._crashed(not watchdog.is_alive()) from None
         finally:
@@ -151,143 +154,7 @@ class Worker:
         )
 
 
-def _send(pipe: IO[bytes], message: dict[str, Any], array: Images | None = None) -> None:
-    if array is not None:
-        kind = "u1" if array.dtype == np.uint8 else "<f4"
-        array = np.ascontiguousarray(array, dtype=kind)
-        message = {**message, "shape": array.shape, "type": kind}
-    pipe.write(json.dumps(message).encode() + b"\n")
-    if array is not None:
-        pipe.write(array.tobytes())
-    pipe.flush()
-
-
-def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], Images | None]:
-    line = pipe.readline()
-    if not line.endswith(b"\n"):
-        raise EOFError
-    message = json.loads(line)
-    if "shape" not in message:
-        return message, None
-    kind = np.dtype(message["type"])
-    size = kind.itemsize * int(np.prod(message["shape"]))
-    data = pipe.read(size)
-    if len(data) != size:
-        raise EOFError
-    return message, np.frombuffer(data, kind).reshape(message["shape"])
-
-
-@dataclass
-class _Loaded:
-    """A session with the images that it is timed on."""
-
-    artifact: Artifact
-    session: backends.Session
-    ring: Images
-
-    @property
-    def backend(self) -> backends.Backend:
-        return backends.require(self.artifact.manifest.backend)
-
-    def refuse_stand_ins(self) -> None:
-        """Nothing is timed but the runtime itself, on its own device.
-
-        Raises:
-            BackendMissing: something else stands in for it here.
-        """
-        rung, hindrance = self.backend.rung()
-        if rung != "L3":
-            name = self.artifact.manifest.backend
-            raise BackendMissing(f"{name} can't be timed here: {hindrance}", "Time it on the device that it is for.")
-
-
-def _serve(folder: Path, threads: int, requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Answer requests until the parent closes the pipe."""
-    order = random.Random(0)  # noqa: S311 - which image comes next is no secret
-    with contextlib.ExitStack() as stack:
-        loaded = [_load(folder, threads, stack)]
-        while True:
-            try:
-                request, images = _receive(requests)
-            except EOFError:
-                return
-            try:
-                if request["do"] == "load":
-                    loaded.append(_load(Path(request["folder"]), threads, stack))
-                    _send(answers, {})
-                else:
-                    _send(answers, *_answer(loaded[request.get("place", 0)], request, images, order))
-            except RescompressError as error:
-                _refuse(answers, error)
-
-
-def _load(folder: Path, threads: int, stack: contextlib.ExitStack) -> _Loaded:
-    artifact = open_artifact(folder)
-    session = backends.require(artifact.manifest.backend).load(artifact, threads=threads)
-    return _Loaded(artifact, stack.enter_context(session), np.empty((0,), np.float32))
-
-
-def _answer(
-    to: _Loaded, request: dict[str, Any], images: Images | None, order: random.Random
-) -> tuple[dict[str, Any], Images | None]:
-    """What is said to a request that one session can answer."""
-    if request["do"] == "run":
-        assert images is not None
-        return {}, to.session.run(images)
-    if request["do"] == "hold":
-        assert images is not None
-        to.refuse_stand_ins()
-        to.ring = images
-    elif request["do"] == "layers":
-        assert images is not None
-        return _layers(to, images, request["of"])
-    elif request["do"] == "about":
-        rung, hindrance = to.backend.rung()
-        seen = [of for of, function in WATCHED.items() if hasattr(to.backend, function)]
-        return {"rung": rung, "hindrance": hindrance, "has_integers": bool(to.backend.SCHEME), "layers": seen}, None
-    elif request["do"] == "time":
-        return {"ns": _time(to.session, to.ring, request, order)}, None
-    elif request["do"] == "audit":
-        return {"report": asdict(to.backend.audit(to.artifact))}, None
-    return {}, None
-
-
-def _layers(to: _Loaded, images: Images, of: str) -> tuple[dict[str, Any], Images]:
-    """Values inside a network, one behind the other."""
-    found: dict[str, Array] = getattr(to.backend, WATCHED[of])(to.artifact, images)
-    flat = np.concatenate([array.ravel() for array in found.values()]) if found else np.empty(0, np.float32)
-    return {"names": list(found), "shapes": [array.shape for array in found.values()]}, flat
-
-
-def _refuse(answers: IO[bytes], error: RescompressError) -> None:
-    _send(answers, {"error": type(error).__name__, "fact": error.fact, "remedy": error.remedy})
-
-
-def _time(session: backends.Session, ring: Images, request: dict[str, Any], order: random.Random) -> list[int]:
-    """Time single batches, each made ready before its clock starts."""
-    batch: int = request["batch"]
-    ns: list[int] = []
-    end = time.perf_counter_ns() + int(request["seconds"] * 1e9)
-    while time.perf_counter_ns() < end or len(ns) < request["at_least"]:
-        start = order.randrange(len(ring) - batch + 1)
-        images = cast(Images, np.ascontiguousarray(ring[start : start + batch]))
-        begin = time.perf_counter_ns()
-        session.run(images)
-        ns.append(time.perf_counter_ns() - begin)
-    return ns
-
-
-def main() -> None:
-    """Serve one artifact: ``python -m rescompress.worker FOLDER THREADS``."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    requests = sys.stdin.buffer
-    try:
-        _serve(Path(sys.argv[1]), int(sys.argv[2]), requests, answers)
-    except RescompressError as error:
-        _receive(requests)  # the parent reads an answer only after it has asked
-        _refuse(answers, error)
-
-
 if __name__ == "__main__":
+    from rescompress.serving import main
+
     main()
