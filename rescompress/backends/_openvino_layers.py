@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rescompress.backends import OUTPUT, ROUNDED, Images
+from rescompress.backends._openvino_graph import is_constant
 
 ENDS = ("Parameter", "Result")
 
@@ -29,7 +30,7 @@ def built(path: Path, images: Images, options: dict[str, Any]) -> dict[str, NDAr
     from openvino import opset13
 
     model = openvino.Core().read_model(path)
-    ops = [op for op in model.get_ordered_ops() if op.get_type_name() not in ENDS and not _is_constant(op)]
+    ops = [op for op in model.get_ordered_ops() if op.get_type_name() not in ENDS and not is_constant(op)]
     rounds = [op for op in ops if op.get_type_name() == "FakeQuantize"]
     ends = {op.input_value(0).get_node().get_friendly_name() for op in model.get_results()}  # results already
     shown = [op for op in rounds or ops if op.get_friendly_name() not in ends]
@@ -47,9 +48,3 @@ def built(path: Path, images: Images, options: dict[str, Any]) -> dict[str, NDAr
 def _name(op: Any) -> str:
     stem = re.sub(r"\.d?q(_\d+)?$", "", op.get_friendly_name())
     return f"{stem}{ROUNDED}" if op.get_type_name() == "FakeQuantize" else stem
-
-
-def _is_constant(op: Any) -> bool:
-    """Whether an op only computes from constants."""
-    sources = [value.get_node() for value in op.input_values()]
-    return op.get_type_name() == "Constant" or (bool(sources) and all(map(_is_constant, sources)))

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rescompress.artifact import Artifact
-from rescompress.backends import Images, _openvino_layers, _openvino_write, in_batches
+from rescompress.backends import Images, _openvino_layers, _openvino_profile, _openvino_write, in_batches
+from rescompress.backends._openvino_graph import info, layers_of
 from rescompress.errors import BackendMissing, InputRefused
 from rescompress.schemes import OPENVINO
 from rescompress.spec import Floats, LayerPrecision, ModelSpec, PrecisionReport, Proportion, Rung
+from rescompress.timing import ProfileRow
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,16 +26,6 @@ DEVICE = "CPU"
 ENTRY, OPSET = "model.xml", 21
 REQUIREMENT = "rescompress[onnx,openvino]"
 PACKAGES = ("onnx", "onnxscript", "openvino")
-KINDS = {
-    "Convolution": "conv",
-    "GroupConvolution": "conv",
-    "MatMul": "linear",
-    "Add": "add",
-    "MaxPool": "pool",
-    "AvgPool": "pool",
-    "ReduceMean": "pool",
-}
-"""Ops of the IR whose precision is reported."""
 BUILT = {
     "conv": ("Convolution",),
     "linear": ("FullyConnected", "MatMul"),
@@ -117,13 +109,21 @@ def export(
 
 
 class OpenvinoSession:
-    """A compiled model on the CPU, on as many threads as asked for, which is asserted."""
+    """A compiled model on the CPU, on as many threads as asked for, which is asserted.
 
-    def __init__(self, path: Path, threads: int, floats: Floats = "fp32") -> None:
+    Args:
+        path: the IR.
+        threads: of the whole model.
+        floats: what is computed in where integers aren't.
+        counting: whether its counters add up what each layer takes.
+    """
+
+    def __init__(self, path: Path, threads: int, floats: Floats = "fp32", counting: bool = False) -> None:
         import openvino
 
+        options = {**_options(threads, floats), "PERF_COUNT": counting}
         try:
-            self.compiled: Any = openvino.Core().compile_model(path, DEVICE, _options(threads, floats))
+            self.compiled: Any = openvino.Core().compile_model(path, DEVICE, options)
         except RuntimeError as error:
             raise InputRefused(f"OpenVINO can't load {path}: {_brief(error)}.", "Export the model again.") from None
         devices, got = (self.compiled.get_property(name) for name in ("EXECUTION_DEVICES", "INFERENCE_NUM_THREADS"))
@@ -131,7 +131,7 @@ class OpenvinoSession:
             raise BackendMissing(f"OpenVINO fell back to {', '.join(devices)}.", "Reinstall it.")
         if got != threads:
             raise InputRefused(f"OpenVINO takes {got} threads, not {threads}.", f"Ask for {got}.")
-        self._request: Any = self.compiled.create_infer_request()
+        self.request: Any = self.compiled.create_infer_request()
         first = self.compiled.input(0).get_partial_shape()[0]
         self._batch: int | None = None if first.is_dynamic else first.get_length()
 
@@ -141,7 +141,7 @@ class OpenvinoSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        del self._request, self.compiled
+        del self.request, self.compiled
 
     def run(self, images: Images) -> NDArray[np.float32]:
         """Images as the model takes them to logits ``[n, classes]``, or to what else it gives, one row an image.
@@ -150,8 +150,12 @@ class OpenvinoSession:
         """
         return in_batches(self._once, images, self._batch)
 
+    def runs_for(self, count: int) -> int:
+        """How many runs so many images take."""
+        return -(-count // self._batch) if self._batch else 1
+
     def _once(self, images: Images) -> NDArray[np.float32]:
-        answer = self._request.infer([images], share_inputs=True, share_outputs=True)
+        answer = self.request.infer([images], share_inputs=True, share_outputs=True)
         outputs: list[NDArray[np.float32]] = [answer[port] for port in self.compiled.outputs]
         return np.concatenate([output.reshape(len(output), -1) for output in outputs], 1)
 
@@ -168,17 +172,14 @@ def audit(artifact: Artifact) -> PrecisionReport:
     floats = artifact.manifest.floats
     with OpenvinoSession(artifact.entry, 1, floats) as session:
         half = session.compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f16
-        built = [_info(op, half) for op in session.compiled.get_runtime_model().get_ordered_ops()]
-    working = [layer for layer in built if layer["layerType"] not in NO_WORK]
-    found = [(layer, {_stem(name) for name in layer["originalLayersNames"].split(",")}) for layer in working]
+        built = [info(op, half) for op in session.compiled.get_runtime_model().get_ordered_ops()]
+    working, exported = [layer for layer in built if layer["layerType"] not in NO_WORK], layers_of(artifact.entry)
+    found = [(layer, exported.made_of(layer)) for layer in working]
     layers = []
-    for op in openvino.Core().read_model(artifact.entry).get_ordered_ops():
-        kind = KINDS.get(op.get_type_name())
-        if kind and not (kind == "add" and any(_is_constant(value.get_node()) for value in op.input_values())):
-            name = _stem(op.get_friendly_name())
-            now = [layer for layer, names in found if name in names and layer["layerType"] in BUILT[kind]]
-            got = {PRECISIONS.get(layer["runtimePrecision"], "fp32") for layer in now}
-            layers.append(LayerPrecision(name, kind, got.pop() if len(got) == 1 else "fp32"))
+    for name, kind in exported.kinds.items():
+        now = [layer for layer, names in found if name in names and layer["layerType"] in BUILT[kind]]
+        got = {PRECISIONS.get(layer["runtimePrecision"], "fp32") for layer in now}
+        layers.append(LayerPrecision(name, kind, got.pop() if len(got) == 1 else "fp32"))
     counts = Counter(f"{layer['layerType']} {layer['runtimePrecision']}" for layer in working)
     computing = sum(layer["runtimePrecision"] in INTEGERS and layer["layerType"] in COMPUTING for layer in working)
     notes = _widened(layers, floats)
@@ -188,6 +189,23 @@ def audit(artifact: Artifact) -> PrecisionReport:
 def layers(artifact: Artifact, images: Images) -> dict[str, NDArray[np.float32]]:
     """What OpenVINO computes inside, as it compiles the model."""
     return _openvino_layers.built(artifact.entry, images, _options(1, artifact.manifest.floats))
+
+
+def profile(artifact: Artifact, images: Images, *, threads: int) -> ProfileRow:
+    """Time of each layer by OpenVINO's own counters, the mean of many queries of these images."""
+    manifest = artifact.manifest
+    with OpenvinoSession(artifact.entry, threads, manifest.floats, counting=True) as session:
+        ops, exported = session.compiled.get_runtime_model().get_ops(), layers_of(artifact.entry)
+        compiled = {op.get_friendly_name(): info(op, half=False) for op in ops}
+        layers, total_ms = _openvino_profile.read(
+            lambda: session.run(images),
+            lambda: _openvino_profile.counters_of(session.request),
+            session.runs_for(len(images)),
+            {name: exported.made_of(layer) for name, layer in compiled.items()},
+            {name: layer["layerType"] for name, layer in compiled.items()},
+            exported.kinds,
+        )
+    return ProfileRow(manifest.label, manifest.backend, "OpenVINO's counters, means", layers, total_ms)
 
 
 def _widened(layers: list[LayerPrecision], floats: Floats) -> tuple[str, ...]:
@@ -211,27 +229,6 @@ def _options(threads: int, floats: Floats) -> dict[str, Any]:
         "INFERENCE_NUM_THREADS": threads,
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # else weight-only layers would round their inputs too
     }
-
-
-def _info(op: Any, half: bool) -> dict[str, str]:
-    """What a compiled layer is, its precision, and which of our layers it was made of.
-
-    Of a layer whose weights are stored in FP16 OpenVINO says ``f16``, whatever it computes in.
-    """
-    info = op.get_rt_info()
-    said = {key: str(info[key].astype(str)) for key in ("layerType", "runtimePrecision", "originalLayersNames")}
-    return said if half or said["runtimePrecision"] != "f16" else {**said, "runtimePrecision": "f32"}
-
-
-def _stem(name: str) -> str:
-    """The name that we gave a layer, in a name that OpenVINO derived from it."""
-    return name.partition("/WithoutBiases")[0]
-
-
-def _is_constant(op: Any) -> bool:
-    """Whether an op only computes from constants: a bias is added by an op of its own."""
-    sources = [value.get_node() for value in op.input_values()]
-    return op.get_type_name() == "Constant" or (bool(sources) and all(map(_is_constant, sources)))
 
 
 def _brief(error: Exception) -> str:
