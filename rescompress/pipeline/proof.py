@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from rescompress import __version__, artifact, backends, fakequant, knobs, models, progress
+from rescompress import __version__, artifact, backends, cost, fakequant, knobs, models, progress
 from rescompress.artifact import MANIFEST, SCHEMA, Artifact, Manifest, digest, open_artifact
 from rescompress.benchmarking import benchmark, machine
 from rescompress.data import Data
@@ -78,7 +78,7 @@ def export_artifact(
     def describe(entry: str, files: dict[str, str]) -> Manifest:
         precision = precision_of(fakequant.sites_of(model))
         known = (SCHEMA, __version__, backend, label, precision, entry, files, spec, source, source_sha256, key)
-        return Manifest(*known, knobs.plain(filled), tuple(notes))
+        return Manifest(*known, knobs.plain(filled), tuple(notes), cost.layer_costs(model))
 
     return artifact.write_artifact(folder, fill, describe)
 
