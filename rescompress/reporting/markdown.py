@@ -13,46 +13,48 @@ def render(report: RunReport) -> str:
     """Verdict, headline, stages, verification, notes and the command that repeats the run."""
     overall = verdict.overall(report)
     parts = [
-        f"## {_escaped(report.name)}: {MARKS[overall.tone]} {overall.word}",
-        f"**{_escaped(verdict.headline(report))}**",
+        f"## {escaped(report.name)}: {MARKS[overall.tone]} {overall.word}",
+        f"**{escaped(verdict.headline(report))}**",
         "\n".join(_judged(judgement) for judgement in verdict.judgements(report)),
-        f"Model: {_escaped(report.model)}. Data: {_escaped(report.data or 'none')}. "
-        f"Machine: {_escaped(report.environment.cpu)}, {report.environment.cores} cores. "
-        f"rescompress {_escaped(report.tool_version)}.",
-        _table(stage_table(report)),
+        f"Model: {escaped(report.model)}. Data: {escaped(report.data or 'none')}. "
+        f"Machine: {escaped(report.environment.cpu)}, {report.environment.cores} cores. "
+        f"rescompress {escaped(report.tool_version)}.",
+        grid(stage_table(report)),
         "Brackets are 95 % intervals. A latency ratio below 1 is faster than the baseline.",
     ]
     if report.artifacts:
-        parts.append(_table(verification_table(report)))
+        parts.append(grid(verification_table(report)))
     if said := notes(report):
-        parts.append("\n".join(f"- {_escaped(note)}" for note in said))
-    parts.append(_fenced(report.command))
+        parts.append("\n".join(f"- {escaped(note)}" for note in said))
+    parts.append(fenced(report.command))
     return "\n\n".join(parts) + "\n"
 
 
 def _judged(judgement: verdict.Judgement) -> str:
-    reasons = " ".join(_escaped(reason) for reason in judgement.reasons)
+    reasons = " ".join(escaped(reason) for reason in judgement.reasons)
     return f"- {MARKS[judgement.tone]} **{judgement.subject} {judgement.word}.** {reasons}"
 
 
-def _table(table: Table) -> str:
+def grid(table: Table) -> str:
+    """A table; what is not to be trusted is struck out."""
     lines = [table.columns, ("---",) * len(table.columns)]
     lines += [tuple(map(_cell, row)) for row in table.rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cell(cell: Cell) -> str:
-    text = _escaped(f"{cell.text} {cell.detail}".strip())
+    text = escaped(f"{cell.text} {cell.detail}".strip())
     return f"~~{text}~~" if cell.kind == "void" else text
 
 
-def _fenced(text: str) -> str:
+def fenced(text: str, language: str = "sh") -> str:
+    """A block of code whose fence is longer than any in it."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}sh\n{text}\n{fence}"
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """One line in which Markdown and HTML see no syntax; ``[`` opens a link only before ``(`` and may stay."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     text = re.sub(r"([\\`*|~])", r"\\\1", text).replace("](", "]\\(")
