@@ -118,7 +118,7 @@ def opened(variables: Mapping[str, str] = os.environ) -> tuple[Gpu | None, str]:
         return Gpu(nvml, handle, _whole(nvml, handle)), ""
     except (nvml.NVMLError, StopIteration) as error:
         nvml.nvmlShutdown()
-        return None, f"NVIDIA's management library says: {error or 'no such GPU'}"
+        return None, f"NVIDIA's management library says: {str(error) or 'no such GPU'}"
 
 
 def _handle(nvml: Any, named: str) -> Any:
