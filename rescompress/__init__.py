@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rescompress.pipeline import export, run
     from rescompress.pruning import prune
     from rescompress.quantization import quantize
+    from rescompress.reporting.comparison import compare
     from rescompress.training import Schedule, fit
     from rescompress.verification import verify
 
@@ -26,6 +27,7 @@ __all__ = [
     "RescompressError",
     "Schedule",
     "benchmark",
+    "compare",
     "distill",
     "export",
     "factorize",
@@ -47,6 +49,7 @@ _HOMES = {
     "RescompressError": "errors",
     "Schedule": "training",
     "benchmark": "benchmarking",
+    "compare": "reporting.comparison",
     "distill": "distillation",
     "export": "pipeline",
     "factorize": "factorization",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rescompress.benchmarking import changes
 from rescompress.benchmarking.results import Measured, Results
 from rescompress.benchmarking.rules import TIMED, Rule
+from rescompress.benchmarking.statistics import Estimate
 from rescompress.errors import BenchmarkInvalid
 from rescompress.timing import BenchmarkRow, Outcome, RuleRow
 
@@ -170,7 +171,7 @@ def _change(metric: str, case: Case, mine: float, theirs: float) -> Change:
     assert before is not None, "a p50 is known"
     remark, found = "", changes.ratio(now, before)
     if not case.file:
-        found = changes.Estimate(now.ratio, now.ratio_low, now.ratio_high)
+        found = Estimate(now.ratio, now.ratio_low, now.ratio_high)
     elif (anchor := _anchor(case.now, case.before)) and anchor is not case.mine:
         found = changes.ratio_of_ratios(now, before)
         remark = f", each measured beside the same {name_of(case.now, anchor)}"
@@ -196,7 +197,7 @@ def _anchor(now: Results, before: Results) -> Measured | None:
     mine, theirs = now.artifacts[0], before.match(now.artifacts[0])
     if theirs is None or {(one.label, one.backend) for one in first} != {(mine.label, mine.backend)}:
         return None
-    return mine if mine.sha256 and mine.sha256 == theirs.sha256 else None
+    return mine if changes.unchanged(mine, theirs) else None
 
 
 def _is_anchor(case: Case) -> bool:

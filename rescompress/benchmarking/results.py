@@ -152,11 +152,6 @@ def write(found: Results, raw: Mapping[str, Any], file: Path) -> Results:
     return whole
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON schema of a file of results."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **TypeAdapter(Results).json_schema()}
-
-
 def _run_of(artifact: Artifact) -> RunReport | None:
     """The report of the run in whose folder an artifact lies: RUN/artifacts/BACKEND/LABEL."""
     try:

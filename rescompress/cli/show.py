@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -12,8 +12,12 @@ from rich.table import Table
 from rescompress import cli as command_line
 from rescompress.agreement import LayerAgreement
 from rescompress.artifact import to_json
-from rescompress.spec import BenchmarkRow, RunReport, VerificationRow
+from rescompress.spec import RunReport, VerificationRow
 from rescompress.views import Inspection
+
+if TYPE_CHECKING:
+    from rescompress.benchmarking.results import Results
+    from rescompress.reporting.comparison import Comparison
 
 form = "human"
 PIPE_WIDTH = 160
@@ -107,24 +111,24 @@ def _weakest(row: VerificationRow) -> list[LayerAgreement]:
     return sorted(row.evidence.layers, key=lambda layer: layer.own_db)[:1]
 
 
-def benchmark(row: BenchmarkRow) -> None:
-    """Latencies of all candidates and whether they can be trusted."""
+def results(found: "Results") -> None:
+    """Latencies of all candidates, whether they can be trusted, and what the gate found."""
     if form == "json":
-        document(row)
-    if form != "human":
-        return
-    shown = [
-        [
-            each.label,
-            f"{each.p50_ms:.3f} [{each.p50_low_ms:.3f}, {each.p50_high_ms:.3f}]",
-            "too few" if each.p90_ms is None else f"{each.p90_ms:.3f}",
-            f"{each.ratio:.3f} [{each.ratio_low:.3f}, {each.ratio_high:.3f}]",
-            str(each.queries),
-        ]
-        for each in row.latencies
-    ]
-    table(["artifact", "p50 ms [95 %]", "p90 ms", "ratio [95 %]", "queries"], shown)
-    print(f"{row.verdict}: {' '.join(row.reasons) or 'no objection'}")
+        document(found)
+    if form == "human":
+        from rescompress.cli import latencies
+
+        latencies.show_results(found)
+
+
+def comparison(found: "Comparison") -> None:
+    """Runs and benchmarks side by side."""
+    if form == "json":
+        document(found)
+    if form == "human":
+        from rescompress.cli import latencies
+
+        latencies.show_comparison(found)
 
 
 def diagnosis(found: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from rescompress import catalog, progress, recipe
-from rescompress.cli import VERBS, show
+from rescompress.cli import VERBS, show, timed
 from rescompress.cli.arguments import chosen_model, data_flag, job_of, load_model, model_flags, open_data, out_flag
 from rescompress.cli.flags import options, shared_options, values
 from rescompress.errors import RecipeError
@@ -206,30 +206,6 @@ def _verify() -> tuple[Body, list[click.Parameter]]:
     ]
 
 
-def _benchmark() -> tuple[Body, list[click.Parameter]]:
-    from rescompress.benchmarking import benchmark
-
-    def body(artifacts: tuple[Path, ...], data: str | None, strict: bool, **given: Any) -> None:
-        from rescompress.artifact import open_artifact
-        from rescompress.errors import BenchmarkInvalid
-        from rescompress.verification import sample_images
-
-        manifests = [open_artifact(artifact).manifest for artifact in artifacts]
-        opened = open_data(data, manifests[0].model)
-        rings = [sample_images(opened, manifest, 64) for manifest in manifests]
-        row, _ = benchmark(artifacts, rings, **values(benchmark, given))
-        show.benchmark(row)
-        if row.verdict == "INVALID" or (strict and row.verdict != "VALID"):
-            raise BenchmarkInvalid(f"The timing is {row.verdict}: {row.reasons[0]}", "Time again on a quiet machine.")
-
-    return body, [
-        click.Argument(["artifacts"], nargs=-1, required=True, type=click.Path(path_type=Path)),
-        data_flag(),
-        click.Option(["--strict"], is_flag=True, help="Leave with 6 unless the verdict is VALID."),
-        *options(benchmark),
-    ]
-
-
 def _report() -> tuple[Body, list[click.Parameter]]:
     def body(run: Path, out: Path | None) -> None:
         from rescompress import reporting
@@ -262,11 +238,14 @@ def _recipes() -> tuple[Body, list[click.Parameter]]:
 
 
 def _schema() -> tuple[Body, list[click.Parameter]]:
-    def body() -> None:
-        if show.form != "quiet":
-            show.document(recipe.json_schema())
+    def body(of: str) -> None:
+        from rescompress import reporting
 
-    return body, []
+        if show.form != "quiet":
+            show.document(recipe.json_schema() if of == "recipe" else reporting.json_schema(of))
+
+    kinds = click.Choice(["recipe", "report", "bench", "compare"])
+    return body, [click.Option(["--of"], type=kinds, default="recipe", help="Whose.  [default: recipe]")]
 
 
 _BODIES: dict[str, Callable[[], tuple[Body, list[click.Parameter]]]] = {
@@ -276,7 +255,8 @@ _BODIES: dict[str, Callable[[], tuple[Body, list[click.Parameter]]]] = {
     "calibrate": _calibrate,
     "export": _export,
     "verify": _verify,
-    "benchmark": _benchmark,
+    "benchmark": timed.benchmark,
+    "compare": timed.compare,
     "report": _report,
     "doctor": _doctor,
     "recipes": _recipes,

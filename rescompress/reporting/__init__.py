@@ -1,8 +1,12 @@
 """What a run found out, for people and for programs: report.json, report.md and report.html."""
 
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from rescompress.artifact import to_json, write_bytes
+from rescompress.benchmarking.results import Results
 from rescompress.reporting import sources
 from rescompress.spec import REPORT_SCHEMA, RunReport
 
@@ -43,3 +47,11 @@ def read(path: Path) -> RunReport:
     """
     found: RunReport = sources.load(path, {REPORT_SCHEMA: RunReport})
     return found
+
+
+def json_schema(kind: str) -> dict[str, Any]:
+    """The JSON schema of ``report`` (a run's report.json), ``bench`` (a file of results) or ``compare``."""
+    from rescompress.reporting.comparison import Comparison
+
+    kinds: dict[str, Any] = {"report": RunReport, "bench": Results, "compare": Comparison}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **TypeAdapter(kinds[kind]).json_schema()}

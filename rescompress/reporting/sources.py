@@ -21,7 +21,7 @@ class Source:
     """A run or a benchmark, as it is compared with others.
 
     Attributes:
-        name: how it is called among the others.
+        name: of the run's folder, or of the file.
         results: what was measured.
         report: the run's report; None of a benchmark alone.
     """
@@ -72,5 +72,6 @@ def source(path: Path) -> Source:
     """
     found = load(path, {REPORT_SCHEMA: RunReport, results.SCHEMA: Results}, EITHER)
     if isinstance(found, RunReport):
-        return Source(found.name, results.of_report(found), found)
+        folder = path if path.is_dir() else path.parent
+        return Source(folder.resolve().name, results.of_report(found), found)
     return Source(path.stem, found)
