@@ -76,6 +76,7 @@ def load(
     *,
     root: Annotated[Path, Field(description="folder of the binary version or of the packed JPEGs")],
     calibration_images: Annotated[int, Field(gt=0)] = 512,
+    test_images: Annotated[int | None, Field(gt=0)] = None,
 ) -> Data:
     """CIFAR-10: 50,000 images for training and calibration, 10,000 for the test, 32 x 32 pixels.
 
@@ -86,22 +87,23 @@ def load(
         preprocessing: size of the images.
         root: folder that holds the .bin files, or cifar-10-batches-bin/, or cifar10_jpeg_train.npz and _test.npz.
         calibration_images: how many training images are held out for calibration, at most half of each class.
+        test_images: how many test images judge, as many of each class; none takes all.
 
     Raises:
         InputRefused: the files are missing, pickled, truncated or damaged.
     """
-    train_images, test_images = _open(root)
-    rest, held = hold_out(train_images.labels, calibration_images)
-    order = balanced_order(test_images.labels)
+    trained, tested = _open(root)
+    rest, held = hold_out(trained.labels, calibration_images)
+    order = balanced_order(tested.labels)[:test_images]
     size = f"{preprocessing.resize} {preprocessing.crop}"
     splits = map(indices_bytes, (rest, held, order))
-    fingerprint = digest(["cifar10", size, train_images.sha256, test_images.sha256, *splits])
+    fingerprint = digest(["cifar10", size, trained.sha256, tested.sha256, *splits])
     return Data(
         "cifar10",
         CLASSES,
-        Rows("train", train_images, rest, preprocessing),
-        Rows("calibration", train_images, held, preprocessing),
-        Rows("test", test_images, order, preprocessing),
+        Rows("train", trained, rest, preprocessing),
+        Rows("calibration", trained, held, preprocessing),
+        Rows("test", tested, order, preprocessing),
         fingerprint,
     )
 

@@ -176,3 +176,10 @@ def test_the_real_images_as_jpegs(shared_data: Path, preprocessing: Preprocessin
     mean = images.double().mean((0, 2, 3)) / 255
     assert torch.allclose(mean, torch.tensor([0.491, 0.482, 0.447]).double(), atol=0.03)
     assert time.monotonic() - started < 10, "calibration waited for the other splits"
+
+
+def test_fewer_test_images_judge_as_many_of_each_class(preprocessing: Preprocessing, binary_root: Path) -> None:
+    whole, few = (cifar10.load(preprocessing, root=binary_root, test_images=count) for count in (None, 20))
+    assert few.test.labels.bincount().tolist() == [2] * 10
+    assert torch.equal(few.test.read(range(20)), whole.test.read(range(20)))
+    assert few.fingerprint != whole.fingerprint

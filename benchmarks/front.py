@@ -1,0 +1,73 @@
+"""The Pareto front of accuracy, latency and size, and its picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rescompress import artifact
+from rescompress.metrics import wilson
+from rescompress.spec import Proportion
+
+Row = dict[str, Any]
+LARGEST = 900.0
+"""Area of the largest file's marker, in square points."""
+
+
+def pareto(rows: Sequence[Row]) -> list[bool]:
+    """Whether each row is on the front: no other is at least as good in all three, and better in one."""
+    costs = [(-_percent(row), row["p50_ms"][0], row["size_bytes"]) for row in rows]
+
+    def dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+        return one != other and all(a <= b for a, b in zip(one, other, strict=True))
+
+    return [not any(dominates(other, own) for other in costs) for own in costs]
+
+
+def draw(rows: Sequence[Row], file: Path) -> None:
+    """Top-1 against latency, both with their 95 % intervals; a marker's area is the size of the file.
+
+    The same rows give the same bytes. Rows on the front are filled and joined, the others are hollow.
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    style = {"svg.hashsalt": "rescompress", "svg.fonttype": "path", "font.size": 9}
+    with matplotlib.rc_context(style):
+        figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
+        most = max(row["size_bytes"] for row in rows)
+        for number, row in enumerate(rows, 1):
+            _point(axes, number, row, LARGEST * row["size_bytes"] / most)
+        best = sorted((row["p50_ms"][0], _percent(row)) for row in rows if row["front"])
+        axes.plot(*zip(*best, strict=True), color="#1f5fa8", linewidth=1, zorder=1)
+        axes.set(xscale="log", xlabel="p50 latency in ms, one thread, batch 1", ylabel="top-1 in ONNX Runtime, %")
+        axes.grid(which="both", color="#dddddd", linewidth=0.5)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handlelength=0, handletextpad=0)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with artifact.writing(file) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None})
+        pyplot.close(figure)
+
+
+def _point(axes: Any, number: int, row: Row, area: float) -> None:
+    right = Proportion(row["accuracy"]["correct"], row["accuracy"]["total"])
+    (low, high), (p50, fastest, slowest) = wilson(right), row["p50_ms"]
+    colour = "#1f5fa8" if row["front"] else "#888888"
+    axes.errorbar(
+        p50,
+        right.percent,
+        xerr=[[max(0.0, p50 - fastest)], [max(0.0, slowest - p50)]],
+        yerr=[[max(0.0, right.percent - low)], [max(0.0, high - right.percent)]],
+        color=colour,
+        linewidth=0.8,
+        zorder=2,
+    )
+    face = colour if row["front"] else "white"
+    axes.scatter(p50, right.percent, s=area, facecolor=face, edgecolor=colour, alpha=0.6, zorder=3)
+    axes.annotate(str(number), (p50, right.percent), ha="center", va="center", zorder=4)
+    axes.plot([], [], label=f"{number}  {row['recipe']}")
+
+
+def _percent(row: Row) -> float:
+    return 100.0 * row["accuracy"]["correct"] / row["accuracy"]["total"]
