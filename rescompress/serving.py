@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from rescompress import backends
+from rescompress import backends, loadgen
 from rescompress.artifact import Artifact, open_artifact
 from rescompress.backends import Images
 from rescompress.errors import BackendMissing, RescompressError
@@ -139,6 +139,10 @@ def _time(to: Loaded, request: dict[str, Any], images: Images | None) -> Message
     return {"ns": ns}, None
 
 
+def _loadgen(to: Loaded, request: dict[str, Any], images: Images | None) -> Message:
+    return asdict(loadgen.ask(to.session, to.ring, loadgen.Traffic(**request["traffic"]))), None
+
+
 def _cold(to: Loaded, request: dict[str, Any], images: Images | None) -> Message:
     return {"ready_s": to.ready_s, "first_ms": to.first_ms, "peak_rss_bytes": peak_rss_bytes()}, None
 
@@ -178,6 +182,7 @@ _ANSWERS: dict[str, Callable[[Loaded, dict[str, Any], Images | None], Message]] 
     "run": _run,
     "hold": _hold,
     "time": _time,
+    "loadgen": _loadgen,
     "cold": _cold,
     "audit": _audit,
     "about": _about,

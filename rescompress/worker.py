@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, cast
@@ -21,12 +22,13 @@ from numpy.typing import NDArray
 from rescompress import errors
 from rescompress.backends import Images
 from rescompress.errors import RescompressError, WorkerCrashed
+from rescompress.loadgen import Answered, Traffic
 from rescompress.pipes import receive, send
 from rescompress.timing import ColdRow
 
 Array = NDArray[np.float32]
 TIMEOUT_S = 600
-"""Longest wait for one answer; a batch takes seconds at most."""
+"""Longest wait for one answer, beyond the seconds that were asked for; a batch takes seconds at most."""
 
 
 class Worker:
@@ -89,6 +91,13 @@ class Worker:
         assert isinstance(answer, dict)
         return list(answer["ns"])
 
+    def loadgen(self, traffic: Traffic) -> Answered:
+        """What LoadGen saw when it asked for the images of the ring."""
+        seconds = max(traffic.seconds, traffic.queries / traffic.qps if traffic.qps else 0)
+        answer = self._ask({"do": "loadgen", "traffic": asdict(traffic), "seconds": seconds})
+        assert isinstance(answer, dict)
+        return Answered(**answer)
+
     def cold(self) -> ColdRow:
         """What this process paid until now: its start, its first query, and its memory."""
         answer = self._ask({"do": "cold"})
@@ -123,7 +132,7 @@ class Worker:
     def _exchange(self, request: dict[str, Any], images: Images | None = None) -> tuple[dict[str, Any], Images | None]:
         assert self._process.stdin
         assert self._process.stdout
-        watchdog = threading.Timer(TIMEOUT_S, self._process.kill)
+        watchdog = threading.Timer(TIMEOUT_S + request.get("seconds", 0), self._process.kill)
         watchdog.daemon = True
         watchdog.start()
         try:
