@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rescompress.artifact import Artifact
+from rescompress.backends import Images
 from rescompress.errors import BackendMissing, InputRefused, RecipeError
 from rescompress.spec import Floats, LayerPrecision, ModelSpec, PrecisionReport, Proportion, Rung
+from rescompress.timing import ProfileRow
 
 if TYPE_CHECKING:
     from torch import nn
@@ -140,6 +142,18 @@ def audit(artifact: Artifact) -> PrecisionReport:
         graph.watch(cast(torch.fx.GraphModule, whole.network), black, seen)
     notes = (FAKE,) if fakequant.sites_of(whole.network) else ()
     return PrecisionReport(tuple(layers), dict(sorted(counts.items())), Proportion(0, sum(counts.values())), notes)
+
+
+def profile(artifact: Artifact, images: Images, *, threads: int) -> ProfileRow:
+    """Time of each op by the host's clock, the median of many queries; on a GPU, the host waits behind each op."""
+    from rescompress.backends import _eager_profile
+    from rescompress.ends import settings
+
+    manifest = artifact.manifest
+    whole = _rebuilt(artifact, captured=True).to(str(manifest.knobs.get("device", "cpu")))
+    with settings(threads, bool(manifest.knobs.get("tf32"))):
+        layers, total_ms = _eager_profile.read(whole, images, KINDS)
+    return ProfileRow(manifest.label, manifest.backend, "PyTorch op by op, medians", layers, total_ms)
 
 
 def _rebuilt(artifact: Artifact, captured: bool = False) -> "EndToEnd":
