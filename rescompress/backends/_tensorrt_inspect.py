@@ -64,16 +64,12 @@ def read(text: str, proto: Any) -> PrecisionReport:
         text: JSON of all layers, as the inspector writes it.
         proto: the ``onnx.ModelProto`` that the engine was built from.
     """
-    graph = proto.graph
-    known = {node.name for node in graph.node}
-    kernels = [_kernel(layer, known) for layer in json.loads(text)["Layers"]]
-    layers = tuple(
-        LayerPrecision(node.name, KINDS[node.op_type], _precision_of(node.name, kernels)) for node in _reported(graph)
-    )
-    working = [kernel for kernel in kernels if not kernel.moves]
-    counts = Counter(f"{kernel.kind} {kernel.precision}" for kernel in kernels)
+    graph, built = proto.graph, kernels(text, proto)
+    layers = tuple(LayerPrecision(name, kind, _precision_of(name, built)) for name, kind in kinds_of(graph).items())
+    working = [kernel for kernel in built if not kernel.moves]
+    counts = Counter(f"{kernel.kind} {kernel.precision}" for kernel in built)
     int8 = sum(kernel.precision == "int8" for kernel in working)
-    notes = (*_fusions(graph, kernels), *_islands(graph, kernels))
+    notes = (*_fusions(graph, built), *_islands(graph, built))
     return PrecisionReport(layers, dict(sorted(counts.items())), Proportion(int8, len(working)), notes)
 
 
@@ -88,8 +84,24 @@ def predicted(proto: Any, hindrance: str) -> PrecisionReport:
     return replace(report, notes=(f"Predicted from the file, not read off an engine: {hindrance}", *report.notes))
 
 
-def _kernel(layer: Mapping[str, Any] | str, known: set[str]) -> Kernel:
-    """One entry of ``Layers``; a bare name where the engine was built without details."""
+def kernels(text: str, proto: Any) -> list[Kernel]:
+    """The layers of an engine.
+
+    Args:
+        text: JSON of all layers, as the inspector writes it.
+        proto: the ``onnx.ModelProto`` that the engine was built from.
+    """
+    known = {node.name for node in proto.graph.node}
+    return [kernel(layer, known) for layer in json.loads(text)["Layers"]]
+
+
+def kernel(layer: Mapping[str, Any] | str, known: set[str]) -> Kernel:
+    """One layer of an engine.
+
+    Args:
+        layer: an entry of ``Layers``; a bare name where the engine was built without details.
+        known: names of the file's nodes.
+    """
     if isinstance(layer, str):
         return Kernel(layer, "Layer", "unknown", _nodes(layer, "", known))
     kind = str(layer.get("LayerType") or "Layer")
@@ -128,14 +140,14 @@ def _named(text: str) -> str:
     return next((name for name, words in TYPES.items() if re.search(words, text, re.IGNORECASE)), "unknown")
 
 
-def _reported(graph: Any) -> list[Any]:
-    """Convolutions, linear layers, residual adds and pools of the file."""
+def kinds_of(graph: Any) -> dict[str, str]:
+    """``conv``, ``linear``, ``add`` or ``pool`` of each node of the file that is a layer; adding a bias is none."""
     constants = {tensor.name for tensor in graph.initializer}
-    return [
-        node
+    return {
+        node.name: KINDS[node.op_type]
         for node in graph.node
         if node.op_type in KINDS and not (node.op_type == "Add" and constants & set(node.input))
-    ]
+    }
 
 
 def _precision_of(name: str, kernels: Iterable[Kernel]) -> str:
@@ -148,7 +160,7 @@ def _fusions(graph: Any, kernels: list[Kernel]) -> list[str]:
     convolving = [kernel for kernel in kernels if any(ops[name] in ("Conv", "Gemm") for name in kernel.nodes)]
     inside = {name for kernel in convolving for name in kernel.nodes}
     notes = []
-    adds = {node.name for node in _reported(graph) if node.op_type == "Add"}
+    adds = {name for name, kind in kinds_of(graph).items() if kind == "add"}
     for what, names in (("residual adds", adds), ("ReLUs", {name for name, op in ops.items() if op == "Relu"})):
         if names:
             apart = _listed(sorted(names - inside))

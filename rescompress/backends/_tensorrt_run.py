@@ -116,6 +116,15 @@ class EngineSession:
         inspector.execution_context = self._context  # else formats are "N/A due to dynamic shapes"
         return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
+    def listen(self, profiler: Any) -> None:
+        """From now on each run tells a ``tensorrt.IProfiler`` what its layers take, and waits until it has.
+
+        Kernels are launched one by one, because a CUDA graph tells nothing.
+        """
+        self._drop_graph()
+        self._capturing = False
+        self._context.profiler = profiler
+
     def _deserialize(self, engine: bytes, portable: bool) -> None:
         import tensorrt as trt
 

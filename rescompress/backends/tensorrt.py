@@ -12,14 +12,17 @@ from pydantic import Field
 
 from rescompress import progress, provenance
 from rescompress.artifact import Artifact
+from rescompress.backends import Images
 from rescompress.backends import _tensorrt_build as building
 from rescompress.backends import _tensorrt_inspect as inspecting
+from rescompress.backends import _tensorrt_profile as profiling
 from rescompress.backends import _tensorrt_run as running
 from rescompress.backends import _tensorrt_standin as standing
 from rescompress.backends import _tensorrt_trtexec as trtexec
 from rescompress.errors import BackendMissing, InputRefused, RecipeError
 from rescompress.schemes import TENSORRT
 from rescompress.spec import ModelSpec, PrecisionReport, Rung
+from rescompress.timing import ProfileRow
 
 if TYPE_CHECKING:
     from torch import nn
@@ -207,6 +210,23 @@ def audit(artifact: Artifact) -> PrecisionReport:
         return inspecting.predicted(proto, hindrance)
     with load(artifact, threads=1) as session:
         return inspecting.read(cast(running.EngineSession, session).inspected(), proto)
+
+
+def profile(artifact: Artifact, images: Images, *, threads: int) -> ProfileRow:
+    """Time of each layer by TensorRT's own profiler, the median of many queries of these images.
+
+    Raises:
+        BackendMissing: TensorRT or the GPU is missing here.
+    """
+    import onnx
+
+    if hindrance := running.hindrance():
+        raise BackendMissing(f"TensorRT can't be profiled here: {hindrance}", "Profile where there is a GPU.")
+    with load(artifact, threads=threads) as session:
+        proto = onnx.load(str(artifact.entry))
+        layers, total_ms = profiling.read(cast(running.EngineSession, session), images, proto)
+    manifest = artifact.manifest
+    return ProfileRow(manifest.label, manifest.backend, "TensorRT's profiler, medians", layers, total_ms)
 
 
 def time_with_trtexec(artifact: Artifact, *, batch: int, seconds: int, transfers: bool = False) -> trtexec.Times:

@@ -60,7 +60,7 @@ class Machine(Engines):
         self.trt = Vendor(release, _named(self, "trt"), version)
         self.pycuda = Vendor("pycuda", _named(self, "pycuda"))
         self.cuda = Vendor("cuda", _named(self, "cuda"))
-        self.tensorrt = self.trt.module("tensorrt", ("ILogger", "IProgressMonitor"))
+        self.tensorrt = self.trt.module("tensorrt", ("ILogger", "IProgressMonitor", "IProfiler"))
         self.driver = self.cuda.module("cuda.bindings.driver")
 
     def install(self, patch: pytest.MonkeyPatch, *, graphs: bool = True) -> "Machine":

@@ -41,7 +41,7 @@ CLASSES = (
         "Runtime",
     ),
     *("ICudaEngine", "IExecutionContext", "EngineInspector", "ITimingCache", "IHostMemory", "ITensor", "ILogger"),
-    *("Logger", "IProgressMonitor", "Refitter", "OnnxParserRefitter"),
+    *("Logger", "IProgressMonitor", "IProfiler", "Refitter", "OnnxParserRefitter"),
 )
 """Classes of TensorRT that are kept; the others are layers and plugins, which an ONNX file makes needless."""
 FUNCTIONS = ("nptype", "volume", "init_libnvinfer_plugins")
