@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rescompress.pipeline import export, run
     from rescompress.pruning import prune
     from rescompress.quantization import quantize
-    from rescompress.reporting.comparison import compare
+    from rescompress.reporting import compare
     from rescompress.training import Schedule, fit
     from rescompress.verification import verify
 
@@ -49,7 +49,7 @@ _HOMES = {
     "RescompressError": "errors",
     "Schedule": "training",
     "benchmark": "benchmarking",
-    "compare": "reporting.comparison",
+    "compare": "reporting",
     "distill": "distillation",
     "export": "pipeline",
     "factorize": "factorization",

@@ -113,7 +113,9 @@ def _check_settings(now: BenchmarkRow | None, before: BenchmarkRow | None, file:
 def _one(rule: Rule, now: Results, mine: Measured, before: Results | None, file: str) -> list[RuleRow]:
     """The row of one artifact; none for the baseline against itself."""
     outcome: Outcome = "unknown"
-    if not rule.relative:
+    if fact := _invalid(rule, now, "this benchmark") or (rule.relative and before and _invalid(rule, before, file)):
+        pass
+    elif not rule.relative:
         outcome, fact = _absolute(rule, now, mine)
     elif before is not None:
         theirs = before.match(mine)
@@ -128,6 +130,13 @@ def _one(rule: Rule, now: Results, mine: Measured, before: Results | None, file:
     return [RuleRow(str(rule), mine.label, mine.backend, outcome, fact)]
 
 
+def _invalid(rule: Rule, run: Results, where: str) -> str:
+    """Why nothing that was timed in this run can be judged; empty where it can."""
+    if rule.metric in TIMED and run.benchmark and run.benchmark.verdict == "INVALID":
+        return f"The timing of {where} is INVALID: {run.benchmark.reasons[0]}"
+    return ""
+
+
 def _absolute(rule: Rule, now: Results, mine: Measured) -> tuple[Outcome, str]:
     value, subject = _value(rule.metric, now, mine), f"The {_metric(rule)} of {name_of(now, mine)}"
     if value is None:
@@ -137,11 +146,7 @@ def _absolute(rule: Rule, now: Results, mine: Measured) -> tuple[Outcome, str]:
 
 
 def _relative(rule: Rule, case: Case) -> tuple[Outcome, str]:
-    for run, where in ((case.now, "this benchmark"), (case.before, case.file)):
-        if rule.metric in TIMED and run.benchmark and run.benchmark.verdict == "INVALID":
-            return "unknown", f"The timing of {where} is INVALID: {run.benchmark.reasons[0]}"
-    known = [_value(rule.metric, *one) for one in ((case.now, case.mine), (case.before, case.theirs))]
-    mine, theirs = known
+    mine, theirs = _value(rule.metric, case.now, case.mine), _value(rule.metric, case.before, case.theirs)
     if mine is None or theirs is None or (theirs == 0 and rule.metric != "accuracy"):
         where = "" if mine is None else f" {case.reference}" if case.file else f" of {case.reference}"
         return "unknown", f"The {_metric(rule)} of {case.subject} is not known{where}."

@@ -38,8 +38,7 @@ def benchmark() -> tuple[Body, list[click.Parameter]]:
         rings = [sample_images(images, artifact.manifest, 64) for artifact in opened]
         row, raw = timed(artifacts, rings, **values(timed, given))
         found = results.results(row, opened, _command(artifacts, data, given))
-        if row.verdict != "INVALID":
-            found = replace(found, rules=gate.judge(rules, found, against, before.name if before else ""))
+        found = replace(found, rules=gate.judge(rules, found, against, before.name if before else ""))
         show.results(results.write(found, raw, out) if out else found)
         if row.verdict == "INVALID" or (strict and row.verdict != "VALID"):
             raise BenchmarkInvalid(f"The timing is {row.verdict}: {row.reasons[0]}", "Time again on a quiet machine.")

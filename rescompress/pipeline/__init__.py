@@ -1,6 +1,7 @@
 """The story of one run: load, stages, export, audit, verify, gate, benchmark, report; each step resumable."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -8,7 +9,7 @@ from torch import nn
 
 from rescompress import __version__, artifact, backends, data, knobs, processes, progress, recipe, reporting
 from rescompress.artifact import Artifact
-from rescompress.benchmarking import machine
+from rescompress.benchmarking import gate, machine, results, rules
 from rescompress.context import fit_data
 from rescompress.data import Data
 from rescompress.errors import GateFailed, TargetsFailed
@@ -17,7 +18,9 @@ from rescompress.pipeline.folder import RunFolder
 from rescompress.pipeline.picture import picture
 from rescompress.pipeline.stages import Origin, open_origin, run_stages
 from rescompress.recipe import Recipe
-from rescompress.spec import REPORT_SCHEMA, ArtifactRow, GateRow, RunReport, StageRow
+from rescompress.reporting import sources
+from rescompress.reporting.sources import Source
+from rescompress.spec import REPORT_SCHEMA, ArtifactRow, GateRow, RuleRow, RunReport, StageRow
 
 __all__ = ["export", "plan", "run"]
 
@@ -42,6 +45,7 @@ def run(
     Raises:
         GateFailed: the result is less accurate than the recipe allows, or computes something else. The artifacts stay.
         TargetsFailed: some targets could not be exported. The others stay.
+        BenchmarkInvalid: a rule of ``fail_if`` is broken, or there is nothing to judge it by.
         RescompressError: whatever else is expected to go wrong.
     """
     if not isinstance(job, Recipe):
@@ -56,6 +60,7 @@ def _run(job: Recipe, out: Path | str | None, command: str | None) -> RunReport:
     origin = open_origin(job)
     opened = _open_data(job, origin)
     folder = _folder(job, out)
+    before = sources.source(Path(job.baseline_file)) if job.baseline_file else None
     with folder.locked():
         processes.wait()
         text = yaml.safe_dump(job.filled(), sort_keys=False, allow_unicode=True)
@@ -79,7 +84,9 @@ def _run(job: Recipe, out: Path | str | None, command: str | None) -> RunReport:
             gate=_gate(job, stages, artifacts),
             environment=environment,
             network=picture(folder, stages, opened),
+            spec=origin.spec,
         )
+        report = replace(report, rules=_judge(job, report, before))
         reporting.write(report, folder.path)
     progress.note(f"report: {folder.path / 'report.html'}")
     processes.wait()
@@ -98,6 +105,7 @@ def plan(job: Recipe, out: Path | str | None = None) -> tuple[str, ...]:
         lines.append(f"benchmark: {_flow(job.benchmark)}")
     if job.max_accuracy_drop is not None:
         lines.append(f"gate: at most {job.max_accuracy_drop:g} points of top-1 lost")
+    lines += [f"gate: not {rule}, against {job.baseline_file or 'the baseline'}" for rule in job.fail_if]
     return tuple(lines)
 
 
@@ -160,6 +168,12 @@ def _gate(job: Recipe, stages: Sequence[StageRow], artifacts: Sequence[ArtifactR
     return GateRow(job.max_accuracy_drop, max(drops.values(), default=None), not reasons, tuple(reasons))
 
 
+def _judge(job: Recipe, report: RunReport, before: Source | None) -> tuple[RuleRow, ...]:
+    """What the recipe's rules find of each artifact."""
+    asked, found = [rules.parse(text) for text in job.fail_if], results.of_report(report)
+    return gate.judge(asked, found, before.results, before.name) if before else gate.judge(asked, found)
+
+
 def _pass(report: RunReport, folder: Path, failed: Sequence[str]) -> None:
     """Turn what the report found wrong into the exit code that says so."""
     reasons = list(report.gate.reasons) if report.gate else []
@@ -168,6 +182,7 @@ def _pass(report: RunReport, folder: Path, failed: Sequence[str]) -> None:
         raise GateFailed(reasons[0], f"Everything is kept for study in {folder}; see report.html there.")
     if failed:
         raise TargetsFailed(failed[0], f"The other targets are in {folder}.")
+    gate.enforce(report.rules)
 
 
 def _only(target: object) -> str:

@@ -140,6 +140,8 @@ def _prove_one(
             highest=rung[0],
             hindrance=rung[1],
             notes=built.manifest.notes,
+            entry=built.manifest.entry,
+            knobs=built.manifest.knobs,
         )
         folder.keep_row(name, row_key, row)
     return row

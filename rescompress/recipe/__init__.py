@@ -12,6 +12,7 @@ from pydantic_core import core_schema
 from rescompress import catalog, knobs
 from rescompress.artifact import digest
 from rescompress.backends import FORMATS
+from rescompress.benchmarking import rules
 from rescompress.errors import RecipeError
 from rescompress.knobs import Choice, Folder, Named
 from rescompress.recipe.order import STAGES, check_order, function, stage
@@ -94,6 +95,20 @@ class _Trackers:
         return {"type": "array", "items": TRACKERS.__get_pydantic_json_schema__(schema, handler)}
 
 
+class _Rules:
+    """Annotation of the latency gate: one or several rules such as ``p50>+5%``."""
+
+    def check(self, value: Any) -> tuple[str, ...]:
+        wanted = [value] if isinstance(value, str) else value
+        return tuple(str(rules.parse(str(text))) for text in wanted)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.check)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+
+
 class Knobs:
     """Annotation of a mapping that holds the knobs of one function, named by module and function."""
 
@@ -151,6 +166,8 @@ class Recipe(BaseModel):
     export: Annotated[tuple[Choice, ...], _Targets()] = Field((), description="formats or runtimes to export to")
     prove: Literal["all", "ends"] = Field("all", description="export and time every stage, or only first and last")
     max_accuracy_drop: float | None = Field(None, ge=0, description="gate: most points of top-1 that may be lost")
+    fail_if: Annotated[tuple[str, ...], _Rules()] = Field((), description="gate: what no artifact may be, as p50>+5%")
+    baseline_file: str | None = Field(None, description="results or a run that signed limits of fail_if are against")
     verify: Annotated[dict[str, Any], Knobs(VERIFY)] = Field({}, validate_default=True)
     benchmark: Annotated[dict[str, Any], Knobs(BENCHMARK)] | Literal[False] = Field({}, validate_default=True)
 
@@ -206,6 +223,8 @@ def parse(content: Mapping[str, Any]) -> Recipe:
         raise knobs.explain(error, "The recipe", tuple(Recipe.model_fields)) from None
     if job.max_accuracy_drop is not None and job.data is None:
         raise RecipeError("max_accuracy_drop needs labelled images.", "Name a data source with --data, or data: in it.")
+    if job.baseline_file is not None and not job.fail_if:
+        raise RecipeError("No rule looks at the baseline_file.", 'Say what must not be: fail_if: "p50>+5%".')
     return job
 
 

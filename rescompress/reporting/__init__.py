@@ -8,6 +8,8 @@ from pydantic import TypeAdapter
 from rescompress.artifact import to_json, write_bytes
 from rescompress.benchmarking.results import Results
 from rescompress.reporting import sources
+from rescompress.reporting.comparison import Comparison
+from rescompress.reporting.comparison import compare as compare
 from rescompress.spec import REPORT_SCHEMA, RunReport
 
 
@@ -51,7 +53,5 @@ def read(path: Path) -> RunReport:
 
 def json_schema(kind: str) -> dict[str, Any]:
     """The JSON schema of ``report`` (a run's report.json), ``bench`` (a file of results) or ``compare``."""
-    from rescompress.reporting.comparison import Comparison
-
     kinds: dict[str, Any] = {"report": RunReport, "bench": Results, "compare": Comparison}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **TypeAdapter(kinds[kind]).json_schema()}
