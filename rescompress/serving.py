@@ -128,7 +128,7 @@ def _hold(to: Loaded, request: dict[str, Any], images: Images | None) -> Message
 def _time(to: Loaded, request: dict[str, Any], images: Images | None) -> Message:
     """Time single batches, each made ready before its clock starts."""
     batch: int = request["batch"]
-    ns: list[int] = []
+    ns, compute_ns = list[int](), list[int]()
     end = time.perf_counter_ns() + int(request["seconds"] * 1e9)
     while time.perf_counter_ns() < end or len(ns) < request["at_least"]:
         start = to.order.randrange(len(to.ring) - batch + 1)
@@ -136,7 +136,10 @@ def _time(to: Loaded, request: dict[str, Any], images: Images | None) -> Message
         begin = time.perf_counter_ns()
         to.session.run(shown)
         ns.append(time.perf_counter_ns() - begin)
-    return {"ns": ns}, None
+        computed = getattr(to.session, "compute_ns", None)
+        if computed is not None:
+            compute_ns.append(computed)
+    return {"ns": ns, "compute_ns": compute_ns}, None
 
 
 def _loadgen(to: Loaded, request: dict[str, Any], images: Images | None) -> Message:

@@ -49,6 +49,19 @@ class Session(Protocol):
 
 
 @runtime_checkable
+class Clocked(Protocol):
+    """What a session offers too if its device has a clock of its own."""
+
+    @property
+    def compute_ns(self) -> int | None:
+        """Nanoseconds that the last ``run`` computed on the device, copies excluded; None where only the host clocks.
+
+        Nothing is read from the device before somebody asks, so that asking costs no query its time.
+        """
+        ...
+
+
+@runtime_checkable
 class Backend(Protocol):
     """What each file of this folder offers."""
 

@@ -2,7 +2,7 @@
 
 ``candidates`` says who takes part, ``method`` runs one launch of all of them, ``statistics`` turns nanoseconds into
 intervals, ``rows`` writes the numbers down, ``validity`` says whether they can be trusted, and ``machine`` what they
-were measured on.
+were measured on; ``conditions`` watches it meanwhile.
 """
 
 import random
@@ -16,6 +16,7 @@ from pydantic import Field
 from rescompress.backends import Images
 from rescompress.benchmarking import machine, rows, validity
 from rescompress.benchmarking.candidates import Candidates, gathered
+from rescompress.benchmarking.conditions import Watch, on_gpu
 from rescompress.benchmarking.method import Launch, Plan, launch
 from rescompress.benchmarking.rows import Raw
 from rescompress.knobs import checked
@@ -66,17 +67,21 @@ def benchmark(
         WorkerCrashed: a runtime died while it was loaded, checked or timed.
     """
     candidates = gathered(artifacts, images, batch)
-    launcher = _launcher(Plan(batch, threads, blocks, block_seconds))
+    watch = Watch(gpu=any(on_gpu(artifact.manifest) for artifact in candidates.artifacts))
+    launcher = _launcher(Plan(batch, threads, blocks, block_seconds), watch)
     order, rng = random.Random(seed), np.random.default_rng(seed)  # noqa: S311  # the order of blocks is no secret
     before = machine.clock()
-    done = [launcher(candidates, order) for _ in track(range(launches), "benchmark")]
+    with watch:
+        done = [launcher(candidates, order) for _ in track(range(launches), "benchmark")]
     load = machine.load(before, machine.clock())
     latencies, noise_floor = rows.latencies(candidates, done, rng), rows.noise_floor(candidates, done, rng)
-    verdict, reasons = validity.judge(rows.facts(candidates, done, noise_floor, load))
-    row = BenchmarkRow(batch, threads, launches, latencies, noise_floor, verdict, reasons, raw="")
+    verdict, reasons = validity.judge(rows.facts(candidates, done, noise_floor, load, watch.disturbance()))
+    row = BenchmarkRow(
+        batch, threads, launches, latencies, noise_floor, verdict, reasons, raw="", conditions=watch.conditions()
+    )
     return row, rows.raw(candidates, done)
 
 
-def _launcher(plan: Plan) -> Launcher:
+def _launcher(plan: Plan, watch: Watch) -> Launcher:
     """Who makes the launches: blocks in turns, on this machine. Scenarios and remote devices are further launchers."""
-    return lambda candidates, order: launch(candidates.folders, candidates.rings, plan, order)
+    return lambda candidates, order: launch(candidates.folders, candidates.rings, plan, order, watch)

@@ -3,24 +3,24 @@
 import random
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rescompress.backends import Images
+from rescompress.benchmarking.conditions import Watch
 from rescompress.timing import ColdRow
 from rescompress.worker import Array, Worker
 
 Block = NDArray[np.int64]
 
 _CHECKED_IMAGES = 16
-_WINDOW_SECONDS = 0.1  # two of them are trtexec's 200 ms of warm-up
-_WINDOW_QUERIES = 5  # and its ten iterations
+_WINDOW_SECONDS, _WINDOW_QUERIES = 0.1, 5  # of each half of the warm-up's last window
 _STEADY = 0.02
-_WARM_UP_CAP_SECONDS = 3.0
+_WARM_UP_CAP_SECONDS = 30.0
 _LEAD_IN = 0.1
 
 
@@ -44,6 +44,8 @@ class Launch:
         steady: the warm-up came to rest before its time was up.
         starts: when each block began, in seconds of a clock that all launches of a benchmark share.
         cold: what each process paid before it was warm.
+        compute_ns: the same queries by the device's own clock, one array ``[queries]`` per candidate; empty where it
+            has none.
     """
 
     blocks: tuple[tuple[Block, ...], ...]
@@ -51,9 +53,21 @@ class Launch:
     steady: tuple[bool, ...]
     starts: tuple[tuple[float, ...], ...] = ()
     cold: tuple[ColdRow, ...] = ()
+    compute_ns: tuple[Block, ...] = ()
 
 
-def launch(folders: Sequence[Path], rings: Sequence[Images], plan: Plan, order: random.Random) -> Launch:
+@dataclass(frozen=True)
+class _Taken:
+    """What was measured of one candidate."""
+
+    blocks: list[Block] = field(default_factory=list)
+    starts: list[float] = field(default_factory=list)
+    compute_ns: list[int] = field(default_factory=list)
+
+
+def launch(
+    folders: Sequence[Path], rings: Sequence[Images], plan: Plan, order: random.Random, watch: Watch | None = None
+) -> Launch:
     """Start all candidates, check and warm up each, then time them in turns.
 
     Args:
@@ -62,20 +76,35 @@ def launch(folders: Sequence[Path], rings: Sequence[Images], plan: Plan, order: 
             ``[n, h, w, 3]``, ``n >= batch``.
         plan: batch, threads, and how many blocks of which length.
         order: shuffles the candidates anew in each round.
+        watch: looks at the machine meanwhile.
 
     Raises:
         WorkerCrashed: a runtime died.
     """
     with ExitStack() as stack:
-        # all processes load at the same time, and only then is anything timed
-        workers = [stack.enter_context(Worker(folder, plan.threads)) for folder in folders]
-        for worker in workers:
-            worker.ready()
-        outputs = tuple(_outputs(worker, ring, plan.batch) for worker, ring in zip(workers, rings, strict=True))
+        started = [_start(stack, folder, ring, plan) for folder, ring in zip(folders, rings, strict=True)]
+        workers = [worker for worker, _, _ in started]
         for worker, ring in zip(workers, rings, strict=True):
             worker.hold(ring)
         steady = tuple(_warm_up(worker, plan.batch) for worker in workers)
-        return Launch(_interleaved(workers, plan, order), outputs, steady)
+        with watch.timed([worker.pid for worker in workers]) if watch else nullcontext():
+            taken = _interleaved(workers, plan, order)
+    return Launch(
+        blocks=tuple(tuple(of_one.blocks) for of_one in taken),
+        outputs=tuple(outputs for _, outputs, _ in started),
+        steady=steady,
+        starts=tuple(tuple(of_one.starts) for of_one in taken),
+        cold=tuple(cold for _, _, cold in started),
+        compute_ns=tuple(np.array(of_one.compute_ns, np.int64) for of_one in taken),
+    )
+
+
+def _start(stack: ExitStack, folder: Path, ring: Images, plan: Plan) -> tuple[Worker, Array, ColdRow]:
+    """Load one candidate while no other does anything, so that its cold start is its own, and let it answer once."""
+    worker = stack.enter_context(Worker(folder, plan.threads))
+    worker.ready()
+    outputs = _outputs(worker, ring, plan.batch)
+    return worker, outputs, worker.cold()
 
 
 def _outputs(worker: Worker, ring: Images, batch: int) -> Array:
@@ -85,7 +114,10 @@ def _outputs(worker: Worker, ring: Images, batch: int) -> Array:
 
 
 def _warm_up(worker: Worker, batch: int) -> bool:
-    """Run until the medians of two neighbouring windows agree within 2 %; False if they never did."""
+    """Run until the medians of two neighbouring windows agree within 2 %; False if they never did in 30 s.
+
+    The two are at least 200 ms and ten queries long, as trtexec warms up; that they must agree is pyperf's idea.
+    """
     end = time.monotonic() + _WARM_UP_CAP_SECONDS
     previous = _window(worker, batch)
     while True:
@@ -101,12 +133,14 @@ def _window(worker: Worker, batch: int) -> float:
     return float(np.median(worker.time(_WINDOW_SECONDS, batch, _WINDOW_QUERIES)))
 
 
-def _interleaved(workers: Sequence[Worker], plan: Plan, order: random.Random) -> tuple[tuple[Block, ...], ...]:
+def _interleaved(workers: Sequence[Worker], plan: Plan, order: random.Random) -> list[_Taken]:
     """Every round times one block of each candidate, so that slow moments of the machine hit all of them alike."""
-    blocks: list[list[Block]] = [[] for _ in workers]
+    taken = [_Taken() for _ in workers]
     for _ in range(plan.blocks):
         for i in order.sample(range(len(workers)), len(workers)):
             # the others have just used the caches, and their thread pools may still spin: run a little untimed
             workers[i].time(_LEAD_IN * plan.block_seconds, plan.batch)
-            blocks[i].append(np.array(workers[i].time(plan.block_seconds, plan.batch, at_least=2), np.int64))
-    return tuple(tuple(of_one) for of_one in blocks)
+            taken[i].starts.append(time.monotonic())
+            taken[i].blocks.append(np.array(workers[i].time(plan.block_seconds, plan.batch, at_least=2), np.int64))
+            taken[i].compute_ns.extend(workers[i].compute_ns)
+    return taken

@@ -6,6 +6,7 @@ import numpy as np
 
 from rescompress.benchmarking import machine, statistics, validity
 from rescompress.benchmarking.candidates import Candidates
+from rescompress.benchmarking.conditions.disturbance import Disturbance
 from rescompress.benchmarking.method import Block, Launch
 from rescompress.timing import LatencyRow
 
@@ -41,6 +42,7 @@ def latencies(candidates: Candidates, done: Sequence[Launch], rng: np.random.Gen
                 ratio_low=ratio.low,
                 ratio_high=ratio.high,
                 ecdf_ms=statistics.ecdf(queries),
+                compute_p50_ms=_compute_p50_ms(done, i),
             )
         )
     return tuple(rows)
@@ -53,7 +55,13 @@ def noise_floor(candidates: Candidates, done: Sequence[Launch], rng: np.random.G
     return max(abs(1 - same.low), abs(same.high - 1))
 
 
-def facts(candidates: Candidates, done: Sequence[Launch], noise: float, load: machine.Load | None) -> validity.Facts:
+def facts(
+    candidates: Candidates,
+    done: Sequence[Launch],
+    noise: float,
+    load: machine.Load | None,
+    disturbance: Disturbance | None = None,
+) -> validity.Facts:
     """What the verdict is read off.
 
     Args:
@@ -61,6 +69,7 @@ def facts(candidates: Candidates, done: Sequence[Launch], noise: float, load: ma
         done: what each launch showed.
         noise: the noise floor.
         load: what else the machine did.
+        disturbance: what happened to it.
     """
     names, first = candidates.names, done[0].outputs
     blocks = {name: _blocks(done, i) for i, name in enumerate(names)}
@@ -76,6 +85,7 @@ def facts(candidates: Candidates, done: Sequence[Launch], noise: float, load: ma
         noise_floor=noise,
         foreign=load.foreign if load else None,
         stolen=load.stolen if load else None,
+        disturbance=disturbance,
     )
 
 
@@ -90,6 +100,12 @@ def raw(candidates: Candidates, done: Sequence[Launch]) -> Raw:
 def _times(candidates: Candidates, done: Sequence[Launch]) -> list[list[Block]]:
     """By candidate and launch, all latencies ``[queries]``."""
     return [[np.concatenate(one.blocks[i]) for one in done] for i in range(len(candidates.names))]
+
+
+def _compute_p50_ms(done: Sequence[Launch], i: int) -> float | None:
+    """The median by the device's own clock; None where a launch had none."""
+    taken = [one.compute_ns[i] for one in done if one.compute_ns and one.compute_ns[i].size]
+    return float(np.median(np.concatenate(taken))) / 1e6 if len(taken) == len(done) else None
 
 
 def _blocks(done: Sequence[Launch], i: int) -> list[Block]:

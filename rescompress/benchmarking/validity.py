@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rescompress.benchmarking.conditions import disturbance
+from rescompress.benchmarking.conditions.disturbance import Disturbance
 from rescompress.spec import LatencyRow, Verdict
 
 _LAUNCHES = 5
@@ -29,6 +31,7 @@ class Facts:
         noise_floor: how far the ratio of two copies of the baseline may be from 1.
         foreign: share of the machine's CPU time that other programs took.
         stolen: share of the machine's CPU time that the hypervisor gave to other machines.
+        disturbance: what happened to the machine; None where nobody looked.
     """
 
     launches: int
@@ -40,6 +43,7 @@ class Facts:
     noise_floor: float
     foreign: float | None
     stolen: float | None
+    disturbance: Disturbance | None = None
 
 
 def judge(facts: Facts) -> tuple[Verdict, tuple[str, ...]]:
@@ -91,6 +95,8 @@ def _disturbed(facts: Facts) -> Iterator[str]:
         yield f"Other programs took {facts.foreign:.0%} of the machine; {_FOREIGN:.0%} is the limit."
     if facts.stolen is not None and facts.stolen > _STOLEN:
         yield f"The hypervisor stole {facts.stolen:.1%} of the machine; {_STOLEN:.0%} is the limit."
+    if facts.disturbance:
+        yield from disturbance.reasons(facts.disturbance)
 
 
 def _unseen(facts: Facts) -> Iterator[str]:
@@ -98,3 +104,5 @@ def _unseen(facts: Facts) -> Iterator[str]:
         yield "The load by other programs is unavailable on this system."
     if facts.stolen is None:
         yield "The time stolen by a hypervisor is unavailable on this system."
+    if facts.disturbance:
+        yield from disturbance.unseen(facts.disturbance)
