@@ -44,7 +44,29 @@ def benchmark() -> tuple[Body, list[click.Parameter]]:
             raise BenchmarkInvalid(f"The timing is {row.verdict}: {row.reasons[0]}", "Time again on a quiet machine.")
         gate.enforce(found.rules, strict)
 
+    return body, [*_benchmark_flags(), *options(timed)]
+
+
+def compare() -> tuple[Body, list[click.Parameter]]:
+    """Put runs and files of results side by side."""
+
+    def body(sources: tuple[Path, ...], out: Path | None) -> None:
+        from rescompress import progress
+        from rescompress.reporting import compared, comparison
+
+        found = comparison.compare(sources)
+        show.comparison(found)
+        for path in compared.write(found, out) if out else ():
+            progress.note(str(path))
+
     return body, [
+        click.Argument(["sources"], nargs=-1, required=True, metavar="RUN RUN...", type=click.Path(path_type=Path)),
+        click.Option(["-o", "--out"], type=click.Path(path_type=Path), help="Folder for compare.html and compare.md."),
+    ]
+
+
+def _benchmark_flags() -> list[click.Parameter]:
+    return [
         click.Argument(["artifacts"], nargs=-1, required=True, type=click.Path(path_type=Path)),
         data_flag(),
         click.Option(
@@ -65,25 +87,6 @@ def benchmark() -> tuple[Body, list[click.Parameter]]:
         click.Option(
             ["--strict"], is_flag=True, help="Leave with 6 unless the verdict is VALID and all is comparable."
         ),
-        *options(timed),
-    ]
-
-
-def compare() -> tuple[Body, list[click.Parameter]]:
-    """Put runs and files of results side by side."""
-
-    def body(sources: tuple[Path, ...], out: Path | None) -> None:
-        from rescompress import progress
-        from rescompress.reporting import compared, comparison
-
-        found = comparison.compare(sources)
-        show.comparison(found)
-        for path in compared.write(found, out) if out else ():
-            progress.note(str(path))
-
-    return body, [
-        click.Argument(["sources"], nargs=-1, required=True, metavar="RUN RUN...", type=click.Path(path_type=Path)),
-        click.Option(["-o", "--out"], type=click.Path(path_type=Path), help="Folder for compare.html and compare.md."),
     ]
 
 

@@ -113,17 +113,8 @@ def _prove_one(
     baseline: Path | None,
 ) -> ArtifactRow:
     place = folder.artifacts / backend / stage.label
-    versions, rung = backends.get(backend).versions(), backends.get(backend).rung()
-    key = digest([stage.sha256, backend, knobs.plain(filled), versions, __version__])
-    built, model = _existing(place, key), None
-    if built is None:
-        progress.note(f"export {stage.label} to {backend}")
-        source = f"../../../stages/{stage.checkpoint}"
-        model = load_stage(folder, stage)
-        built = export_artifact(
-            model, backend, filled, place, label=stage.label, source=source, source_sha256=stage.sha256,
-            key=key, recipe=stage.key,
-        )  # fmt: skip
+    rung = backends.get(backend).rung()
+    built, model = _built(folder, stage, backend, filled, place)
     shown = [opened.fingerprint if opened else None, knobs.plain(job.verify)]
     row_key = digest([built.sha256, *shown, rung, open_artifact(baseline).sha256 if baseline else None])
     name = f"{backend}-{stage.label}"
@@ -145,6 +136,19 @@ def _prove_one(
         )
         folder.keep_row(name, row_key, row)
     return row
+
+
+def _built(
+    folder: RunFolder, stage: StageRow, backend: str, filled: dict[str, Any], place: Path
+) -> tuple[Artifact, nn.Module | None]:
+    """A stage's artifact, and the model if it had to be loaded for that."""
+    key = digest([stage.sha256, backend, knobs.plain(filled), backends.get(backend).versions(), __version__])
+    if built := _existing(place, key):
+        return built, None
+    progress.note(f"export {stage.label} to {backend}")
+    source, model = f"../../../stages/{stage.checkpoint}", load_stage(folder, stage)
+    known = {"label": stage.label, "source": source, "source_sha256": stage.sha256, "key": key, "recipe": stage.key}
+    return export_artifact(model, backend, filled, place, **known), model
 
 
 def _origin(backend: str, filled: dict[str, Any], origin: dict[str, str]) -> dict[str, Any]:
