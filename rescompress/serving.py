@@ -172,6 +172,15 @@ def _about(to: Loaded, request: dict[str, Any], images: Images | None) -> Messag
     return {"rung": rung, "hindrance": hindrance, "has_integers": bool(to.backend.SCHEME), "layers": seen}, None
 
 
+def _profile(to: Loaded, request: dict[str, Any], images: Images | None) -> Message:
+    """Time of each layer, where the backend can tell; in a session of its own, because telling slows it down."""
+    assert images is not None
+    to.refuse_stand_ins()
+    if not isinstance(to.backend, backends.Profiled):
+        return {"profile": None}, None
+    return {"profile": asdict(to.backend.profile(to.artifact, images, threads=request["threads"]))}, None
+
+
 def _layers(to: Loaded, request: dict[str, Any], images: Images | None) -> Message:
     """Values inside a network, one behind the other."""
     assert images is not None
@@ -190,4 +199,5 @@ _ANSWERS: dict[str, Callable[[Loaded, dict[str, Any], Images | None], Message]] 
     "audit": _audit,
     "about": _about,
     "layers": _layers,
+    "profile": _profile,
 }

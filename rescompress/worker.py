@@ -18,13 +18,14 @@ from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from rescompress import errors
 from rescompress.backends import Images
 from rescompress.errors import RescompressError, WorkerCrashed
 from rescompress.loadgen import Answered, Traffic
 from rescompress.pipes import receive, send
-from rescompress.timing import ColdRow
+from rescompress.timing import ColdRow, ProfileRow
 
 Array = NDArray[np.float32]
 TIMEOUT_S = 600
@@ -119,6 +120,12 @@ class Worker:
         answer = self._ask({"do": "audit"})
         assert isinstance(answer, dict)
         return dict(answer["report"])
+
+    def profile(self, images: Images) -> ProfileRow | None:
+        """Where the time of a query of these images goes; None where the backend can't tell."""
+        answer = self._ask({"do": "profile", "threads": self._threads}, images)
+        assert isinstance(answer, dict)
+        return TypeAdapter(ProfileRow).validate_python(answer["profile"]) if answer["profile"] else None
 
     def about(self) -> dict[str, Any]:
         """What the child's backend can prove and show: ``rung``, ``hindrance``, ``has_integers``, ``layers``."""

@@ -13,6 +13,7 @@ from rescompress.artifact import Artifact
 from rescompress.errors import BackendMissing
 from rescompress.schemes import QuantScheme
 from rescompress.spec import ModelSpec, PrecisionReport, Rung
+from rescompress.timing import ProfileRow
 
 if TYPE_CHECKING:
     from torch import nn
@@ -109,6 +110,23 @@ class Watched(Protocol):
         Values that the runtime fuses away are left out: the values that both sides have are compared. Where a value is
         rounded to integers, ``NAME.rounded`` is its rounded self in float, and ``NAME``, if it is there at all, the
         value before. Shapes are those of PyTorch, channels first. ``output`` is what this run gives at the end.
+        """
+        ...
+
+
+@runtime_checkable
+class Profiled(Protocol):
+    """What a backend offers too if its runtime tells how long each layer takes.
+
+    ONNX Runtime, OpenVINO and TensorRT have profilers of their own, and eager PyTorch is timed op by op. LiteRT has a
+    profiler in C, but no release's Python API reaches it; what Inductor compiles and Core ML runs has no names of ours.
+    """
+
+    def profile(self, artifact: Artifact, images: Images, *, threads: int) -> ProfileRow:
+        """Where the time of a query of these images goes, over at least 20 queries after a warm-up.
+
+        A fused kernel is booked under its convolution or linear layer, by the names of the audit; the runtime's own
+        conversions are entries of their own.
         """
         ...
 
