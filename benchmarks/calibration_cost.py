@@ -11,19 +11,14 @@ space dies, and its row says so. A peer that isn't installed is left out by name
 """
 
 import argparse
-import json
-import os
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import published
-from peers import networks
+from peers import networks, tools
 
 import rescompress
 from rescompress import data, models
@@ -31,7 +26,6 @@ from rescompress.context import Context
 from rescompress.data import InMemory
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMEOUT_S = 3600
 SCRIPTS = ROOT / "benchmarks" / "peers"
 NETWORK = networks.NETWORKS["resnet50"]
 TOOLS = {
@@ -42,23 +36,6 @@ TOOLS = {
     "percentile": ("ORT percentile", "ort_static", "percentile"),
 }
 """Name of the rows, script in ``peers/``, and what it is asked for."""
-
-
-def run(command: list[object], asked: argparse.Namespace) -> dict[str, Any]:
-    """What one process cost, or why it ended without having made anything."""
-
-    def confine() -> None:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: asked.cpus])
-        resource.setrlimit(resource.RLIMIT_AS, (int(asked.cap_gb * 1e9),) * 2)
-
-    begin = time.perf_counter()
-    words = list(map(str, command))
-    done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT_S, preexec_fn=confine)
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or [f"status {done.returncode}"]
-        return {"died": said[-1][:200], "seconds": round(time.perf_counter() - begin, 1)}
-    found = json.loads(done.stdout.splitlines()[-1])
-    return {name: found[name] for name in ("seconds", "cpu_s", "peak_mb", "versions")}
 
 
 def measure(asked: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
@@ -78,7 +55,9 @@ def measure(asked: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
             place.mkdir()
             given = (weights, packed) if key == "ours" else (work / "fp32" / "model.onnx", work / "images.npy")
             python = pythons.get(key, sys.executable)
-            cost = run([python, SCRIPTS / f"{script}.py", *given, place, variant or count], asked)
+            command = [python, SCRIPTS / f"{script}.py", *given, place, variant or count]
+            cost = tools.run(command, asked.cap_gb, asked.cpus)
+            cost.pop("entry", None)
             if str(cost.get("died")).startswith("ModuleNotFoundError"):
                 print(f"{name} is left out: {cost['died']}", flush=True)
                 continue

@@ -9,15 +9,14 @@ runtime, on images that nobody calibrated on, paired with FP32 in the same runti
 made for that runtime, against the row. Latency is one process per artifact, interleaved, one thread, batch 1; ratios
 are against ONNX Runtime's FP32.
 Peers run in Pythons of their own (``python -m venv``; ModelOpt pins an older ONNX Runtime); one that isn't named is
-left out, and the result says so. What peers made and what artifacts answered is kept under ``runs/int8_cpu``, ours is
-made anew each time. Networks are added to ``results/int8_cpu.json`` one by one, so that a single one can be run again.
+left out, and the result says so; one that dies, also at the cap on its address space, stands there with its last words.
+What peers made and what artifacts answered is kept under ``runs/int8_cpu``, ours is made anew each time. Networks are
+added to ``results/int8_cpu.json`` one by one, so that a single one can be run again.
 """
 
 import argparse
-import hashlib
 import json
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -29,16 +28,15 @@ import numpy as np
 import published
 from peers import networks, paired, table, timing
 from peers.player import Player
+from peers.tools import digest, files, size, slug
+from peers.tools import run as run_tool
 
 import rescompress
-from rescompress.benchmarking import machine
 from rescompress.context import Context
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "benchmarks" / "peers"
 WORK = ROOT / "runs" / "int8_cpu"
-TOOL_TIMEOUT_S = 3600
-TOO_LARGE = "its calibrator keeps every activation, some 20 GB for 200 photos in ResNet-50"
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,6 @@ class Maker:
         variant: what the script is asked for.
         runtime: where its accuracy is measured; ONNX files are timed in both.
         timed: False where another row has the same graph with other numbers.
-        photos: False where it can't take 200 images of 224 pixels.
     """
 
     name: str
@@ -61,7 +58,6 @@ class Maker:
     variant: str
     runtime: str = "onnxruntime"
     timed: bool = True
-    photos: bool = True
 
 
 OURS = (
@@ -71,8 +67,9 @@ OURS = (
 PEERS = (
     Maker("ORT default", "ort_static", "ort", "default"),
     Maker("ORT best, min-max", "ort_static", "ort", "minmax"),
-    Maker("ORT best, entropy", "ort_static", "ort", "entropy", timed=False, photos=False),
-    Maker("ORT best, percentile", "ort_static", "ort", "percentile", timed=False, photos=False),
+    Maker("ORT best, entropy", "ort_static", "ort", "entropy", timed=False),
+    Maker("ORT best, percentile", "ort_static", "ort", "percentile", timed=False),
+    Maker("NNCF on ONNX", "nncf_onnx", "nncf", "performance"),
     Maker("NNCF on ONNX, mixed", "nncf_onnx", "nncf", "mixed"),
     Maker("NNCF on OpenVINO", "nncf_openvino", "nncf", "performance", "openvino"),
     Maker("NNCF on OpenVINO, mixed", "nncf_openvino", "nncf", "mixed", "openvino", timed=False),
@@ -112,9 +109,10 @@ class Bench:
         made = json.loads(noted.read_text()) if noted.is_file() and not self.asked.fresh else {}
         if made.get("key") != key:
             self.say("exporting FP32")
-            begin, model = time.perf_counter(), rescompress.load(self.weights)
-            rescompress.export(rescompress.fuse(model, Context()), "onnx", folder)
-            made = {"key": key, "entry": "model.onnx", "seconds": round(time.perf_counter() - begin, 2)}
+            begin, busy = time.perf_counter(), time.process_time()
+            rescompress.export(rescompress.fuse(rescompress.load(self.weights), Context()), "onnx", folder)
+            took = {"seconds": time.perf_counter() - begin, "cpu_s": time.process_time() - busy}
+            made = {"key": key, "entry": "model.onnx", **{name: round(value, 2) for name, value in took.items()}}
             noted.write_text(json.dumps(made))
         self.made["fp32"] = {**made, "bytes": size(folder / "model.onnx")}
 
@@ -123,9 +121,6 @@ class Bench:
         interpreter = self.asked.python.get(maker.python)
         if interpreter is None:
             self.missing[maker.name] = f"no --python {maker.python}=PATH was given"
-            return
-        if self.network.images == "photos" and not maker.photos:
-            self.missing[maker.name] = TOO_LARGE
             return
         ours, folder = maker.python == "ours", self.place / slug(maker.name)
         start = self.weights if ours else self.place / "fp32" / "model.onnx"
@@ -138,12 +133,11 @@ class Bench:
             folder.mkdir(exist_ok=True)
             source = start if ours else shutil.copy(start, folder / "fp32.onnx")  # ModelOpt writes into its input
             command = [interpreter, SCRIPTS / f"{maker.script}.py", source, images, folder, maker.variant]
-            done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=TOOL_TIMEOUT_S)
-            if done.returncode:
-                self.missing[maker.name] = last_line(done.stderr) or f"it ended with status {done.returncode}"
-                return
-            made = {"key": key, **json.loads(done.stdout.splitlines()[-1])}
+            made = {"key": key, **run_tool(command, self.asked.cap_gb)}
             noted.write_text(json.dumps(made))
+        if "died" in made:
+            self.missing[maker.name] = made["died"]
+            return
         self.makers[maker.name] = maker
         self.made[maker.name] = {**made, "bytes": size(folder / made["entry"])}
 
@@ -151,7 +145,7 @@ class Bench:
         """What an artifact answers to the test images in one runtime, from what is kept if the file is the same."""
         file = self.file(name)
         batch = networks.BATCHES[self.network.images]
-        key = digest(*artifact_files(file), runtime, machine.environment().packages[runtime], str(len(self.labels)))
+        key = digest(*files(file), runtime, published.here()["environment"]["packages"][runtime], str(len(self.labels)))
         kept = self.place / f"logits-{runtime}-{slug(name)}-{key[:16]}.npy"
         if not kept.is_file():
             self.say(f"running {name} in {runtime}")
@@ -199,35 +193,6 @@ def judged(reference: Any, found: Any, labels: Any) -> dict[str, float]:
     return paired.judge(reference, found, labels).row()
 
 
-def digest(*of: Path | str) -> str:
-    """One digest of files' bytes and of words."""
-    whole = hashlib.sha256()
-    for part in of:
-        whole.update(hashlib.sha256(part.read_bytes() if isinstance(part, Path) else part.encode()).digest())
-    return whole.hexdigest()
-
-
-def artifact_files(file: Path) -> list[Path]:
-    """A model, and its weights where they lie beside it."""
-    return [file, *(other for other in [file.with_suffix(".bin")] if other.is_file())]
-
-
-def size(file: Path) -> int:
-    """Bytes of a model with its weights."""
-    return sum(part.stat().st_size for part in artifact_files(file))
-
-
-def slug(name: str) -> str:
-    """A name that files can have."""
-    return "".join(sign if sign.isalnum() else "_" for sign in name.lower())
-
-
-def last_line(text: str) -> str:
-    """What a tool said last."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else ""
-
-
 def run(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     """Make all artifacts of one network and measure what was asked for; other parts' numbers stay."""
     started, bench = time.monotonic(), Bench(name, asked)
@@ -263,6 +228,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--ours", action="append", default=[], metavar="NAME=JSON", help="one more row, with these knobs"
     )
+    parser.add_argument("--cap-gb", type=float, default=14.0, help="address space of a tool; beyond it, it dies")
     parser.add_argument("--launches", type=int, default=5)
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--block-seconds", type=float, default=0.1)
