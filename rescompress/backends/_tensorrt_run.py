@@ -108,6 +108,11 @@ class EngineSession:
         parts = [self._run(images[start : start + self._most]) for start in range(0, len(images), self._most)]
         return np.concatenate(parts)
 
+    @property
+    def compute_ns(self) -> int:
+        """What the last ``run`` took on the GPU's own clock, without copies, all its batches."""
+        return round(self.last_times_ms.compute_ms * 1e6)
+
     def inspected(self) -> str:
         """What TensorRT's inspector says of each layer for the batch that was shown last, as JSON."""
         import tensorrt as trt

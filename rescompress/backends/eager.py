@@ -2,6 +2,7 @@
 
 import contextlib
 from collections import Counter
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +18,9 @@ from rescompress.spec import Floats, LayerPrecision, ModelSpec, PrecisionReport,
 from rescompress.timing import ProfileRow
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from rescompress.backends._cuda import Stopwatch
     from rescompress.ends import EndToEnd
 
 SCHEME = None
@@ -55,6 +57,7 @@ def export(
     softmax: bool = False,
     device: Literal["cpu", "cuda"] = "cpu",
     tf32: bool = False,
+    cuda_graphs: bool = False,
 ) -> str:
     """Write ``model.safetensors``, our own checkpoint, which rebuilds the network and unpickles nothing.
 
@@ -67,9 +70,11 @@ def export(
         softmax: give probabilities instead of logits.
         device: where it runs.
         tf32: let a GPU round FP32's factors to TF32.
+        cuda_graphs: launch all of a GPU's kernels at once, recorded at the first batch of each size.
 
     Raises:
-        RecipeError: softmax without a classifier, floats other than FP32 of a quantized model, or TF32 without a GPU.
+        RecipeError: softmax without a classifier, floats other than FP32 of a quantized model, or TF32 or CUDA graphs
+            without a GPU.
         BackendMissing: there is no GPU here.
     """
     from rescompress import checkpoint
@@ -77,6 +82,8 @@ def export(
 
     if tf32 and (device, floats) != ("cuda", "fp32"):
         raise RecipeError("TF32 is how a GPU may compute FP32.", "Add device: cuda, or leave tf32 out.")
+    if cuda_graphs and device != "cuda":
+        raise RecipeError("CUDA graphs need a GPU.", "Add device: cuda, or leave cuda_graphs out.")
     _require(device)
     EndToEnd(model, spec, floats, preprocess, softmax)  # refuses what couldn't be loaded
     checkpoint.save(model, folder / ENTRY)
@@ -93,6 +100,13 @@ class EagerSession:
         self.device = str(knobs.get("device", "cpu"))
         _require(self.device)
         self.module = _rebuilt(artifact).to(self.device)
+        self._compute: Callable[[Tensor], Tensor] = self.module
+        self._watch: Stopwatch | None = None
+        if self.device == "cuda":
+            from rescompress.backends import _cuda
+
+            function = _cuda.recorded(self.module) if knobs.get("cuda_graphs") else self.module
+            self._compute = self._watch = _cuda.Stopwatch(function)
         self._stack = contextlib.ExitStack()
         self._stack.enter_context(settings(threads, bool(knobs.get("tf32"))))
 
@@ -103,14 +117,21 @@ class EagerSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
-        del self.module
+        del self.module, self._compute, self._watch
+
+    @property
+    def compute_ns(self) -> int | None:
+        """What the last ``run`` took on the GPU's own clock, without copies; None on the CPU."""
+        return self._watch.ns if self._watch else None
 
     def run(self, images: NDArray[np.float32] | NDArray[np.uint8]) -> NDArray[np.float32]:
         """Images ``[n, 3, h, w]``, or pixels ``[n, h, w, 3]``, to logits, probabilities or maps, one row an image."""
         import torch
 
+        if self._watch:
+            self._watch.reset()
         with torch.inference_mode():
-            rows = self.module(torch.tensor(images, device=self.device))
+            rows = self._compute(torch.tensor(images, device=self.device))
         return cast(NDArray[np.float32], rows.cpu().numpy())
 
 

@@ -20,6 +20,8 @@ from rescompress.spec import Floats, ModelSpec, PrecisionReport, Proportion, Run
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from rescompress.backends._cuda import Stopwatch
+
 SCHEME = None
 ENTRY, LAYERS = "model.pt2", "layers.json"
 PACKAGES = ("torch",)
@@ -131,10 +133,12 @@ class InductorSession:
             raise InputRefused(f"Inductor can't load {artifact.entry}: {brief}.", "Export the model again.") from None
         self._stack = contextlib.ExitStack()
         self._stack.enter_context(settings(threads, bool(knobs.get("tf32"))))
-        if graphs:
-            from rescompress.backends._inductor_graphs import recorded
+        self._watch: Stopwatch | None = None
+        if self.device == "cuda":
+            from rescompress.backends import _cuda
 
-            self.compiled = recorded(self.compiled)
+            self._watch = _cuda.Stopwatch(_cuda.recorded(self.compiled) if graphs else self.compiled)
+            self.compiled = self._watch
 
     def __enter__(self) -> "InductorSession":
         return self
@@ -143,12 +147,19 @@ class InductorSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
-        del self.compiled
+        del self.compiled, self._watch
+
+    @property
+    def compute_ns(self) -> int | None:
+        """What the last ``run`` took on the GPU's own clock, without copies, all its batches; None on the CPU."""
+        return self._watch.ns if self._watch else None
 
     def run(self, images: NDArray[np.float32] | NDArray[np.uint8]) -> NDArray[np.float32]:
         """Images ``[n, 3, h, w]``, or pixels ``[n, h, w, 3]``, to logits, probabilities or maps, one row an image."""
         import torch
 
+        if self._watch:
+            self._watch.reset()
         given = torch.tensor(images)  # a copy, contiguous and aligned
         with torch.inference_mode():
             if self._batch is None:

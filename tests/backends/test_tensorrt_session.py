@@ -91,6 +91,7 @@ def test_copies_and_work_are_timed_apart_over_all_batches(made: Artifact) -> Non
         assert session.last_times_ms == running.Times(H2D_MS, COMPUTE_MS, D2H_MS)
         session.run(expected(9)[0])
         assert session.last_times_ms == running.Times(3 * H2D_MS, 3 * COMPUTE_MS, 3 * D2H_MS)
+        assert session.compute_ns == round(3e6 * COMPUTE_MS)
 
 
 def test_without_cuda_bindings_kernels_are_launched_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
