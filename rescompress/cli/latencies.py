@@ -1,6 +1,7 @@
 """Results of benchmarks as tables for people: latencies, what the gate found, and runs side by side."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import isfinite
 
 from rescompress.benchmarking.results import Results
@@ -8,7 +9,7 @@ from rescompress.cli.show import table
 from rescompress.reporting import compared
 from rescompress.reporting.comparison import Comparison
 from rescompress.reporting.tables import Cell
-from rescompress.timing import LatencyRow, RuleRow
+from rescompress.timing import BenchmarkRow, LatencyRow, RuleRow
 
 Column = Callable[[LatencyRow], float | int | None]
 IF_KNOWN: dict[str, Column] = {
@@ -22,30 +23,49 @@ IF_KNOWN: dict[str, Column] = {
     "mJ": lambda row: row.energy_mj,
 }
 """Columns that stand there if anybody measured them."""
+IN_TIME = "99 % in time"
+KEPT = {True: "yes", False: "no", None: "too few"}
+MATTERS = {"offline": ("images/s", "ratio [95 %]"), "server": (IN_TIME, "p99 ms")}
+"""Columns that come first in a scenario."""
 
 
 def show_results(found: Results) -> None:
     """Latencies of all candidates, whether they can be trusted, and what each rule found."""
     row = found.benchmark
     assert row is not None, "the harness has timed"
-    several = len({each.backend for each in row.latencies}) > 1
-    extra = {
-        name: column for name, column in IF_KNOWN.items() if any(column(each) is not None for each in row.latencies)
-    }
-    shown = [
-        [
-            f"{each.label} ({each.backend})" if several else each.label,
-            f"{each.p50_ms:.3f} [{each.p50_low_ms:.3f}, {each.p50_high_ms:.3f}]",
-            "too few" if each.p90_ms is None else f"{each.p90_ms:.3f}",
-            f"{each.ratio:.3f} [{each.ratio_low:.3f}, {each.ratio_high:.3f}]",
-            str(each.queries),
-            *(_number(column(each)) for column in extra.values()),
-        ]
-        for each in row.latencies
-    ]
-    table(["artifact", "p50 ms [95 %]", "p90 ms", "ratio [95 %]", "queries", *extra], shown)
+    columns = _columns(row)
+    first = [title for title in MATTERS.get(row.scenario, ()) if title in columns]
+    titles = [*first, *(title for title in columns if title not in first)]
+    shown = [[_artifact(each, row), *(columns[title](each) for title in titles)] for each in row.latencies]
+    table(["artifact", *titles], shown)
+    if row.scenario != "interleaved":
+        asked = ", ".join(f"{name} {value:g}" for name, value in row.target.items())
+        print(f"Asked by MLPerf LoadGen, {row.scenario}: {asked}. This is no MLPerf result.")
     print(f"{row.verdict}: {' '.join(row.reasons) or 'no objection'}")
     show_rules(found.rules)
+
+
+def _artifact(each: LatencyRow, row: BenchmarkRow) -> str:
+    several = len({one.backend for one in row.latencies}) > 1
+    return f"{each.label} ({each.backend})" if several else each.label
+
+
+def _columns(row: BenchmarkRow) -> dict[str, Callable[[LatencyRow], str]]:
+    """What each column says of an artifact, by title."""
+    known = {name: told for name, told in IF_KNOWN.items() if any(told(each) is not None for each in row.latencies)}
+    limit, of = row.target.get("slo_ms"), "a batch's " if row.scenario == "offline" else ""
+    return {
+        f"{of}p50 ms [95 %]": lambda each: f"{each.p50_ms:.3f} [{each.p50_low_ms:.3f}, {each.p50_high_ms:.3f}]",
+        f"{of}p90 ms": lambda each: "too few" if each.p90_ms is None else f"{each.p90_ms:.3f}",
+        "ratio [95 %]": lambda each: f"{each.ratio:.3f} [{each.ratio_low:.3f}, {each.ratio_high:.3f}]",
+        "batches" if of else "queries": lambda each: str(each.queries),
+        **{name: partial(_told, column) for name, column in known.items()},
+        **({IN_TIME: lambda each: f"{KEPT[each.within_slo]} ({limit:g} ms)"} if limit else {}),
+    }
+
+
+def _told(column: Column, each: LatencyRow) -> str:
+    return _number(column(each))
 
 
 def show_rules(rules: Sequence[RuleRow]) -> None:
