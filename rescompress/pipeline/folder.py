@@ -103,7 +103,7 @@ class RunFolder:
         return place
 
     def _clear_litter(self) -> None:
-        own = [f".{name}.*" for name in ("recipe.yaml", "environment.json", "report.html", "report.md", "report.json")]
+        own = [f".{name}.*" for name in ("recipe.yaml", "environment.json", "report.*", "model_card.md")]
         for litter in (
             found
             for place in ("stages/.*", "rows/.*", "training/*/.*", "artifacts/*/.*", *own)

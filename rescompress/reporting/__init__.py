@@ -1,4 +1,4 @@
-"""What a run found out, for people and for programs: report.json, report.md and report.html."""
+"""What a run found out, for people and for programs: report.json, report.md, report.html and a model card."""
 
 from pathlib import Path
 from typing import Any
@@ -14,27 +14,28 @@ from rescompress.spec import REPORT_SCHEMA, RunReport
 
 
 def write(report: RunReport, folder: Path) -> tuple[Path, ...]:
-    """Write report.json, report.md and report.html, each atomically.
+    """Write report.json, report.md, report.html and model_card.md, each atomically.
 
-    Equal reports give equal bytes in all three files.
+    Equal reports give equal bytes in all of them.
 
     Args:
         report: everything that the run found out.
         folder: where the files go; made if it is not there.
 
     Returns:
-        the paths of the three files.
+        the paths of the files.
 
     Raises:
         ResourceExhausted: the disk is full.
         InputRefused: the folder can't be written.
     """
-    from rescompress.reporting import html, markdown
+    from rescompress.reporting import html, markdown, modelcard
 
     contents = {
         "report.json": to_json(report),
         "report.md": markdown.render(report).encode(),
         "report.html": html.render(report).encode(),
+        "model_card.md": modelcard.render(report).encode(),
     }
     for name, content in contents.items():
         write_bytes(folder / name, content)

@@ -56,6 +56,7 @@ def arguments(trained, finished, quantized, tmp_path):
         "export": lambda: (trained, "--to", "onnx", "--opset", 20, *out),
         "verify": lambda: (artifacts / "02-quantize", "--data", "digits"),
         "benchmark": lambda: (artifacts / "00-baseline", artifacts / "02-quantize", *BRIEFLY),
+        "compare": lambda: (finished[0], quantized[0] / "report.json", *out),
         "report": lambda: (copied(finished[0]),),
         "doctor": lambda: (),
         "recipes": lambda: (),
@@ -160,7 +161,7 @@ def test_benchmark_that_is_not_valid_says_so_in_one_document(arguments, say):
 def test_report_writes_elsewhere(finished, tmp_path, say):
     said = say("report", finished[0] / "report.json", "-o", tmp_path / "again")
     written = [Path(line) for line in said.out.splitlines()]
-    assert [path.name for path in written] == ["report.json", "report.md", "report.html"]
+    assert [path.name for path in written] == ["report.json", "report.md", "report.html", "model_card.md"]
     for path in written:
         assert path.read_bytes() == (finished[0] / path.name).read_bytes()
 

@@ -26,7 +26,7 @@ def from_checkpoint(path: Path, **changes: object) -> recipe.Recipe:
 
 def test_folder_holds_what_the_architecture_says(finished):
     folder, _ = finished
-    expected = {".lock", "recipe.yaml", "environment.json", "report.html", "report.md", "report.json"}
+    expected = {".lock", "recipe.yaml", "environment.json", "report.html", "report.md", "report.json", "model_card.md"}
     expected |= {f"stages/{label}.{kind}" for label in LABELS for kind in ("safetensors", "json")}
     expected |= {f"artifacts/onnxruntime/{label}/{file}" for label in ENDS for file in ("model.onnx", "manifest.json")}
     expected |= {f"rows/onnxruntime-{label}.json" for label in ENDS}
@@ -150,7 +150,15 @@ def test_second_run_of_the_same_job_only_writes_the_reports_again(finished, tmp_
     assert pipeline.run(recipe.parse(TINY), folder).artifacts == report.artifacts
     after = stamps(folder)
     changed = {name for name in before.keys() | after.keys() if after.get(name) != before.get(name)}
-    assert changed <= {"recipe.yaml", "environment.json", "report.html", "report.md", "report.json", ".lock"}
+    assert changed <= {
+        "recipe.yaml",
+        "environment.json",
+        "report.html",
+        "report.md",
+        "report.json",
+        "model_card.md",
+        ".lock",
+    }
     assert not litter(folder)
 
 

@@ -1,4 +1,4 @@
-"""report.json comes back as it went; all three files are the same bytes for the same report."""
+"""report.json comes back as it went; all files are the same bytes for the same report."""
 
 import json
 from dataclasses import replace
@@ -11,9 +11,9 @@ from rescompress.reporting import read, write
 from rescompress.spec import RunReport
 
 
-def test_three_files_are_written(report: RunReport, tmp_path: Path) -> None:
+def test_four_files_are_written(report: RunReport, tmp_path: Path) -> None:
     paths = write(report, tmp_path / "run")
-    assert [path.name for path in paths] == ["report.json", "report.md", "report.html"]
+    assert [path.name for path in paths] == ["report.json", "report.md", "report.html", "model_card.md"]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(path.name for path in paths)
 
 
