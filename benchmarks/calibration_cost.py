@@ -61,8 +61,9 @@ def measure(asked: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
             if str(cost.get("died")).startswith("ModuleNotFoundError"):
                 print(f"{name} is left out: {cost['died']}", flush=True)
                 continue
-            rows.append({"tool": name, "images": count, "cpus": asked.cpus, "cap_gb": asked.cap_gb, **cost})
-            print(rows[-1], flush=True)
+            row = {"tool": name, "images": count, "cpus": asked.cpus, "cap_gb": asked.cap_gb, **cost}
+            print(row, flush=True)
+            rows.append({**row, **published.here()})
     return rows
 
 
@@ -80,7 +81,7 @@ def main() -> None:
         rows = measure(asked, Path(folder))
     rows = published.replaced(published.read("calibration_cost").get("rows", []), rows, "tool", "images", "cpus")
     rows.sort(key=lambda row: (row["tool"], row["images"], row["cpus"]))
-    published.write("calibration_cost", {"rows": rows, **published.here()})
+    published.write("calibration_cost", {"rows": rows})
 
 
 if __name__ == "__main__":

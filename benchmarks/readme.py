@@ -63,7 +63,7 @@ def contents(found: dict[str, Any]) -> Iterator[str]:
     for name, title in ORDER.items():
         script = f"[{name}.py]({name}.py)" if _script(name).is_file() else f"{name}.py"
         kept = f"[{name}.json](results/{name}.json)" if found[name] else MISSING.get(name, "Not measured yet.")
-        where = ", ".join(f"`{mark}`" for mark in machines(found[name])) or "-"
+        where = ", ".join(f"`{mark}`" for mark in published.marks(found[name])) or "-"
         rows.append((title, script, kept, where))
     yield from table(("claim", "script", "results", "machine"), rows)
 
@@ -77,7 +77,7 @@ def section(name: str, found: dict[str, Any]) -> Iterator[str]:
         yield MISSING.get(name, "Not measured yet.")
         yield ""
         return
-    marks = machines(found)
+    marks = published.marks(found)
     yield f"Machine: {', '.join(f'`{mark}`' for mark in marks)}." if marks else "The machine was not written down."
     yield ""
     yield from importlib.import_module(f"sections.{name}").lines(found)
@@ -93,22 +93,13 @@ def _blocks(told: str) -> Iterator[str]:
         yield ""
 
 
-def machines(found: Any) -> dict[str, Any]:
-    """Every environment in a file of results, by its fingerprint."""
-    if isinstance(found, list):
-        return {mark: where for part in found for mark, where in machines(part).items()}
-    if not isinstance(found, dict):
-        return {}
-    own = {found["fingerprint"]: found["environment"]} if "fingerprint" in found and "environment" in found else {}
-    return own | {mark: where for part in found.values() for mark, where in machines(part).items()}
-
-
 def fingerprints(found: dict[str, Any]) -> Iterator[str]:
     """What stands behind each fingerprint."""
     yield "## Machines and releases"
     yield ""
     rows = []
-    for mark, where in machines(found).items():
+    machines = {mark: where for one in found.values() for mark, where in one.get("machines", {}).items()}
+    for mark, where in machines.items():
         releases = ", ".join(f"{name} {version}" for name, version in where["packages"].items())
         memory = f"{where['memory_bytes'] / 1e9:.0f} GB"
         isa = ", ".join(where["isa"])

@@ -134,9 +134,10 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join(NETWORKS))
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows = [row for name in asked.networks.split(",") for row in measured(name, asked, Path(folder))]
+        found = [row for name in asked.networks.split(",") for row in measured(name, asked, Path(folder))]
+    rows = [{**row, **published.here()} for row in found]
     kept = published.replaced(published.read("realized").get("rows", []), rows, "network")
-    published.write("realized", {"rows": kept, **published.here()})
+    published.write("realized", {"rows": kept})
 
 
 if __name__ == "__main__":

@@ -118,8 +118,8 @@ def main() -> None:
         for bits in asked.bits.split(","):
             with tempfile.TemporaryDirectory() as work:
                 row = measured(name, bits, asked, Path(work))
-            row |= published.here()
-            rows = published.replaced(published.read("rounding").get("rows", []), [row], "network", "bits")
+            rows = published.read("rounding").get("rows", [])
+            rows = published.replaced(rows, [{**row, **published.here()}], "network", "bits")
             published.write("rounding", {"rows": rows})
 
 

@@ -161,25 +161,27 @@ def main() -> None:
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    result = published.read("targets") or {"rows": []}
     for name in filter(None, asked.networks.split(",")):
         subject = prepared(name, asked.folder.resolve(), ROOT / "runs" / "targets" / name)
         for backend in asked.targets.split(","):
             for precision in asked.precisions.split(","):
                 row = measured(subject, backend, precision)
                 print(json.dumps(row, default=str), flush=True)
-                rows = published.replaced(result["rows"], [row], "network", "backend", "precision")
-                result = {**published.here(), "rows": rows}
-                published.write("targets", result)
+                rows = published.read("targets").get("rows", [])
+                rows = published.replaced(rows, [{**row, **published.here()}], "network", "backend", "precision")
+                published.write("targets", {"rows": rows})
     head, _, rest = PAGE.read_text("utf-8").partition(START)
-    PAGE.write_text(f"{head}{START}\n" + "\n".join(tables(result)) + f"\n{END}{rest.partition(END)[2]}", "utf-8")
+    PAGE.write_text(
+        f"{head}{START}\n" + "\n".join(tables(published.read("targets"))) + f"\n{END}{rest.partition(END)[2]}", "utf-8"
+    )
 
 
 def tables(result: dict[str, Any]) -> Iterator[str]:
     """A table per network, a row per target and precision."""
-    where = result["environment"]
-    used = ", ".join(f"{name} {version}" for name, version in where["packages"].items())
-    yield f"\n{where['cpu']}, {where['cores']} cores ({', '.join(where['isa'])}); Python {where['python']}, {used}.\n"
+    for where in result["machines"].values():
+        used = ", ".join(f"{name} {version}" for name, version in where["packages"].items())
+        cpu = f"{where['cpu']}, {where['cores']} cores ({', '.join(where['isa'])})"
+        yield f"\n{cpu}; Python {where['python']}, {used}.\n"
     order = {name: place for place, name in enumerate((*backends.names(), *PRECISIONS, *DEFAULT.split(",")))}
     rows = sorted(result["rows"], key=lambda row: [order[row[key]] for key in ("network", "backend", "precision")])
     for name in dict.fromkeys(row["network"] for row in rows):

@@ -52,18 +52,29 @@ def test_every_result_is_on_the_page_and_every_script_has_a_docstring_with_its_c
 def test_results_have_their_schema_and_the_machine_s_fingerprint(file: Path) -> None:
     found = json.loads(file.read_text("utf-8"))
     assert found["schema"] == published.SCHEMA
-    for part in parts(found):
-        if "environment" in part:
-            assert part["fingerprint"] == digest(part["environment"])[:16]
+    for mark, machine in found["machines"].items():
+        assert mark == digest(machine)[:16]
+    assert set(published.marks(found)) == set(found["machines"])
+    assert not any("environment" in part for part in parts(found))
 
 
-def test_what_is_kept_comes_back_with_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_is_kept_once_and_as_long_as_a_row_is_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(published, "FOLDER", tmp_path)
     assert published.read("one") == {}
-    published.write("one", {"rows": [1], **published.here()})
+    old = {"environment": {"cpu": "old"}, "fingerprint": "f"}
+    published.write("one", {"rows": [{"a": 1, **old}, {"a": 2, **old}]})
     kept = published.read("one")
-    assert (kept["schema"], kept["rows"]) == (published.SCHEMA, [1])
-    assert kept["fingerprint"] == digest(kept["environment"])[:16]
+    assert kept == {
+        "schema": published.SCHEMA,
+        "rows": [{"a": 1, "fingerprint": "f"}, {"a": 2, "fingerprint": "f"}],
+        "machines": {"f": {"cpu": "old"}},
+    }
+    here = published.here()
+    for again in ([{"a": 2, **here}], [{"a": 1, **here}]):
+        published.write("one", {"rows": published.replaced(published.read("one")["rows"], again, "a")})
+        machines = published.read("one")["machines"]
+        assert machines[here["fingerprint"]]["cores"] >= 1
+        assert ("f" in machines) == (again[0]["a"] == 2)
 
 
 def test_rows_that_were_measured_again_take_the_place_of_the_old() -> None:
@@ -212,7 +223,7 @@ def shown(plan: gpu.Plan) -> list[dict[str, Any]]:
     asked = [(name, batch) for name in plan.networks for batch in plan.batches]
     assert [(run["network"], run["batch"]) for run in found["runs"]] == asked
     assert len(found["rows"]) == len(asked) * len(plan.modes) * len(plan.floats)
-    text = "\n".join(readme.section("gpu", {**found, **published.here()}))
+    text = "\n".join(readme.section("gpu", {**found, "fingerprint": "f"}))
     assert text.count("of the roof") == 1
     return list(found["rows"])
 
