@@ -1,12 +1,14 @@
 """How long artifacts take: each in fresh processes, interleaved with the others, judged before it is believed.
 
-``candidates`` says who takes part, ``method`` runs one launch of all of them, ``statistics`` turns nanoseconds into
-intervals, ``rows`` writes the numbers down, ``validity`` says whether they can be trusted, and ``machine`` what they
-were measured on; ``conditions`` watches it meanwhile.
+``candidates`` says who takes part, ``method`` runs one launch of all of them, ``scenarios`` lets MLPerf LoadGen ask,
+``statistics`` turns nanoseconds into intervals, ``rows`` writes the numbers down, ``validity`` says whether they can be
+trusted, and ``machine`` what they were measured on; ``conditions`` watches it meanwhile.
 """
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,20 +16,21 @@ import numpy as np
 from pydantic import Field
 
 from rescompress.backends import Images
-from rescompress.benchmarking import machine, rows, validity
+from rescompress.benchmarking import length, machine, rows, scenarios, validity
 from rescompress.benchmarking.candidates import Candidates, gathered
 from rescompress.benchmarking.conditions import Watch, on_gpu
 from rescompress.benchmarking.method import Launch, Plan, launch
 from rescompress.benchmarking.rows import Raw
-from rescompress.knobs import checked
+from rescompress.knobs import agreeing, checked
 from rescompress.progress import track
-from rescompress.timing import BenchmarkRow
+from rescompress.timing import BenchmarkRow, Scenario
 
 Launcher = Callable[[Candidates, random.Random], Launch]
 """Makes one launch of all candidates. The source of randomness shuffles their order."""
 
 
 @checked
+@agreeing(scenarios.agree)
 def benchmark(
     artifacts: Sequence[Path],
     images: Images | Sequence[Images],
@@ -35,14 +38,20 @@ def benchmark(
     batch: Annotated[int, Field(ge=1)] = 1,
     threads: Annotated[int, Field(ge=1)] = 1,
     launches: Annotated[int, Field(ge=2)] = 5,
-    blocks: Annotated[int, Field(ge=1)] = 10,
-    block_seconds: Annotated[float, Field(gt=0)] = 0.05,
+    max_launches: Annotated[int, Field(ge=2)] = 20,
+    blocks: Annotated[int, Field(ge=1)] = 60,
+    block_seconds: Annotated[float, Field(gt=0)] = 0.01,
     seed: Annotated[int, Field(ge=0)] = 0,
+    scenario: Scenario = "interleaved",
+    qps: Annotated[float, Field(gt=0)] | None = None,
+    slo_ms: Annotated[float, Field(gt=0)] | None = None,
+    samples_per_query: Annotated[int, Field(ge=1)] = scenarios.SAMPLES_PER_QUERY,
 ) -> tuple[BenchmarkRow, Raw]:
     """Time artifacts side by side; a second copy of the baseline takes part and shows how much is noise.
 
-    Each launch starts a fresh process per candidate, checks that it still computes what it computed in its first
-    launch, warms all of them up, and then measures blocks of queries in random order. No measured query is dropped.
+    Each launch starts a fresh process per candidate, checks that it computes what was verified and what it computed in
+    its first launch, warms all of them up, and then measures short blocks of queries in random order. Ratios are those
+    of blocks in the same round, so that slow phases of the machine cancel out. No measured query is dropped.
     The method is that of MLPerf LoadGen (queries and percentiles), pyperf (processes, steady warm-up) and Google
     Benchmark (random interleaving).
 
@@ -53,35 +62,84 @@ def benchmark(
         batch: images per query.
         threads: threads that each runtime may use.
         launches: fresh processes per candidate; below 5 the numbers are only indicative.
-        blocks: measured blocks per launch and candidate.
+        max_launches: where 5 launches or more are too few to tell a difference of 5 % on a noisy machine, there are
+            more, up to so many.
+        blocks: measured blocks per launch and candidate; at least 10 where a single query takes longer than a block.
         block_seconds: shortest length of one block, in seconds.
         seed: seed of the order of the blocks and of the bootstrap.
+        scenario: who asks: our own blocks, one query after the other and the candidates in turns; or MLPerf LoadGen
+            in one of its scenarios, one run of ``blocks * block_seconds`` per launch and candidate. MLPerf's own
+            600 s are ``block_seconds=60``; even then it is no MLPerf result.
+        qps: queries that arrive per second in the server scenario, at random times.
+        slo_ms: latency that 99 % of them must keep, in milliseconds; MLPerf's 15 for ResNet-50 if not given.
+        samples_per_query: images of a query in the multi-stream scenario.
 
     Returns:
         The row (its ``raw`` is empty: the caller names the file), and every measured latency in nanoseconds by
         candidate and launch, in the order of measurement; ``(A/A)`` marks the copy of the baseline.
 
     Raises:
-        RecipeError: a knob is beyond its limits.
+        RecipeError: a knob is beyond its limits, or says nothing in the scenario.
+        BackendMissing: the scenario needs LoadGen, which is not installed.
         InputRefused: there is no artifact, no image, or an artifact's files were changed.
         WorkerCrashed: a runtime died while it was loaded, checked or timed.
     """
-    candidates = gathered(artifacts, images, batch)
-    watch = Watch(gpu=any(on_gpu(artifact.manifest) for artifact in candidates.artifacts))
-    launcher = _launcher(Plan(batch, threads, blocks, block_seconds), watch)
-    order, rng = random.Random(seed), np.random.default_rng(seed)  # noqa: S311  # the order of blocks is no secret
-    before = machine.clock()
-    with watch:
-        done = [launcher(candidates, order) for _ in track(range(launches), "benchmark")]
-    load = machine.load(before, machine.clock())
-    latencies, noise_floor = rows.latencies(candidates, done, rng), rows.noise_floor(candidates, done, rng)
-    verdict, reasons = validity.judge(rows.facts(candidates, done, noise_floor, load, watch.disturbance()))
-    row = BenchmarkRow(
-        batch, threads, launches, latencies, noise_floor, verdict, reasons, raw="", conditions=watch.conditions()
+    traffic = scenarios.traffic(
+        scenario,
+        launches=launches,
+        seconds=blocks * block_seconds,
+        batch=batch,
+        samples_per_query=samples_per_query,
+        qps=qps,
+        slo_ms=slo_ms,
     )
-    return row, rows.raw(candidates, done)
+    plan = Plan(traffic.batch if traffic else batch, threads, blocks, block_seconds, traffic)
+    candidates = gathered(artifacts, images, plan.batch)
+    watch, before = Watch(gpu=any(on_gpu(artifact.manifest) for artifact in candidates.artifacts)), machine.clock()
+    launcher, order = _launcher(plan, watch), random.Random(seed)  # noqa: S311 - the order of blocks is no secret
+    most = launches if traffic else length.most(launches, max_launches)
+    with watch:
+        done = _launched(lambda: launcher(candidates, order), candidates, launches, most)
+    load = machine.load(before, machine.clock())
+    row = _judged(candidates, done, plan, watch, load, seed)
+    return replace(row, scenario=scenario, target=scenarios.target(traffic)), rows.raw(candidates, done)
+
+
+def _launched(launcher: Callable[[], Launch], candidates: Candidates, launches: int, most: int) -> list[Launch]:
+    """As many launches as it takes, within limits; see ``length``."""
+    done: list[Launch] = []
+    for _ in track(range(most), "benchmark"):
+        done.append(launcher())
+        if len(done) >= launches and length.enough(rows.ratios(candidates, done, np.random.default_rng(0))):
+            break
+    return done
+
+
+def _judged(
+    candidates: Candidates, done: Sequence[Launch], plan: Plan, watch: Watch, load: machine.Load | None, seed: int
+) -> BenchmarkRow:
+    """The numbers and the verdict on them."""
+    rng = np.random.default_rng(seed)
+    ratios = rows.ratios(candidates, done, rng)
+    noise_floor = rows.noise_floor(ratios[-1])
+    latencies = rows.latencies(candidates, done, ratios, rng)
+    verdict, reasons = validity.judge(rows.facts(candidates, done, noise_floor, load, watch.disturbance()))
+    return BenchmarkRow(
+        batch=plan.batch,
+        threads=plan.threads,
+        launches=len(done),
+        latencies=latencies,
+        noise_floor=noise_floor,
+        verdict=verdict,
+        reasons=reasons,
+        raw="",
+        conditions=watch.conditions(),
+    )
 
 
 def _launcher(plan: Plan, watch: Watch) -> Launcher:
     """Who makes the launches: blocks in turns, on this machine. Scenarios and remote devices are further launchers."""
-    return lambda candidates, order: launch(candidates.folders, candidates.rings, plan, order, watch)
+    numbers = itertools.count()
+    return lambda candidates, order: launch(
+        candidates.folders, candidates.rings, plan.in_launch(next(numbers)), order, watch
+    )

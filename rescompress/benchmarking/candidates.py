@@ -24,11 +24,13 @@ class Candidates:
         artifacts: the first and the last are the baseline.
         names: label and backend, unique.
         rings: images as each takes them, so many that a batch can start at 64 places.
+        batch: images per query.
     """
 
     artifacts: tuple[Artifact, ...]
     names: tuple[str, ...]
     rings: tuple[Images, ...]
+    batch: int
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -52,7 +54,7 @@ def gathered(folders: Sequence[Path], images: Images | Sequence[Images], batch: 
     opened = [open_artifact(folder) for folder in folders]
     given = [images] * len(folders) if isinstance(images, np.ndarray) else list(images)
     rings = tuple(_ring(one, batch) for one in (*given, given[0]))
-    return Candidates((*opened, opened[0]), _names(opened), rings)
+    return Candidates((*opened, opened[0]), _names(opened), rings, batch)
 
 
 def _ring(images: Images, batch: int) -> Images:

@@ -4,14 +4,16 @@ import random
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rescompress.backends import Images
+from rescompress.benchmarking import scenarios
 from rescompress.benchmarking.conditions import Watch
+from rescompress.loadgen import Answered, Traffic
 from rescompress.timing import ColdRow
 from rescompress.worker import Array, Worker
 
@@ -22,16 +24,22 @@ _WINDOW_SECONDS, _WINDOW_QUERIES = 0.1, 5  # of each half of the warm-up's last 
 _STEADY = 0.02
 _WARM_UP_CAP_SECONDS = 30.0
 _LEAD_IN = 0.1
+_FEWEST_ROUNDS = 10
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How the candidates are timed."""
+    """How the candidates are timed; ``traffic`` is what LoadGen asks them, None for blocks in turns."""
 
     batch: int
     threads: int
     blocks: int
     block_seconds: float
+    traffic: Traffic | None = None
+
+    def in_launch(self, number: int) -> "Plan":
+        """The same for a launch of this number: LoadGen's queries arrive at other times in each."""
+        return replace(self, traffic=self.traffic and replace(self.traffic, launch=number))
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,9 @@ class Launch:
         cold: what each process paid before it was warm.
         compute_ns: the same queries by the device's own clock, one array ``[queries]`` per candidate; empty where it
             has none.
+        paired: all candidates took turns, so that blocks at the same place ran in the same round.
+        traffic: what LoadGen asked; None where it didn't.
+        answered: what LoadGen saw.
     """
 
     blocks: tuple[tuple[Block, ...], ...]
@@ -54,6 +65,9 @@ class Launch:
     starts: tuple[tuple[float, ...], ...] = ()
     cold: tuple[ColdRow, ...] = ()
     compute_ns: tuple[Block, ...] = ()
+    paired: bool = True
+    traffic: Traffic | None = None
+    answered: tuple[Answered, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,12 @@ class _Taken:
     blocks: list[Block] = field(default_factory=list)
     starts: list[float] = field(default_factory=list)
     compute_ns: list[int] = field(default_factory=list)
+    answered: Answered | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long all blocks took together."""
+        return sum(float(block.sum()) for block in self.blocks) / 1e9
 
 
 def launch(
@@ -88,7 +108,7 @@ def launch(
             worker.hold(ring)
         steady = tuple(_warm_up(worker, plan.batch) for worker in workers)
         with watch.timed([worker.pid for worker in workers]) if watch else nullcontext():
-            taken = _interleaved(workers, plan, order)
+            taken = _asked(workers, plan, plan.traffic, order) if plan.traffic else _interleaved(workers, plan, order)
     return Launch(
         blocks=tuple(tuple(of_one.blocks) for of_one in taken),
         outputs=tuple(outputs for _, outputs, _ in started),
@@ -96,6 +116,9 @@ def launch(
         starts=tuple(tuple(of_one.starts) for of_one in taken),
         cold=tuple(cold for _, _, cold in started),
         compute_ns=tuple(np.array(of_one.compute_ns, np.int64) for of_one in taken),
+        paired=plan.traffic is None,
+        traffic=plan.traffic,
+        answered=tuple(of_one.answered for of_one in taken if of_one.answered),
     )
 
 
@@ -136,11 +159,23 @@ def _window(worker: Worker, batch: int) -> float:
 def _interleaved(workers: Sequence[Worker], plan: Plan, order: random.Random) -> list[_Taken]:
     """Every round times one block of each candidate, so that slow moments of the machine hit all of them alike."""
     taken = [_Taken() for _ in workers]
-    for _ in range(plan.blocks):
+    for turn in range(plan.blocks):
+        if turn >= _FEWEST_ROUNDS and all(of_one.seconds >= plan.blocks * plan.block_seconds for of_one in taken):
+            break  # a block of a slow model takes longer
         for i in order.sample(range(len(workers)), len(workers)):
             # the others have just used the caches, and their thread pools may still spin: run a little untimed
             workers[i].time(_LEAD_IN * plan.block_seconds, plan.batch)
             taken[i].starts.append(time.monotonic())
             taken[i].blocks.append(np.array(workers[i].time(plan.block_seconds, plan.batch, at_least=2), np.int64))
             taken[i].compute_ns.extend(workers[i].compute_ns)
+    return taken
+
+
+def _asked(workers: Sequence[Worker], plan: Plan, traffic: Traffic, order: random.Random) -> list[_Taken]:
+    """LoadGen asks one candidate after the other, in random order."""
+    taken = [_Taken() for _ in workers]
+    for i in order.sample(range(len(workers)), len(workers)):
+        workers[i].time(_LEAD_IN * plan.block_seconds, plan.batch)
+        run = workers[i].loadgen(traffic)
+        taken[i] = _Taken(*scenarios.blocks(run, traffic, plan.blocks), answered=run)
     return taken
