@@ -18,6 +18,8 @@ Precision = Literal["fp32", "int8", "w4a8", "dynamic", "w8", "w4"]
 their range at run time; weights alone, in 8 or in 4 bits."""
 Floats = Literal["fp32", "fp16", "bf16"]
 """What is computed in where integers aren't."""
+BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+"""Of one number."""
 Rung = Literal["L0", "L1", "L2", "L3"]
 """How far an artifact is proven: L0 written; L1 contract-tested against the vendor's real API; L2 executed, in the
 vendor's runtime or in a bit-faithful interpreter, and verified; L3 timed on the device."""

@@ -11,10 +11,10 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from rescompress import catalog, knobs
 from rescompress.benchmarking.layers import LayerShape, Target
 from rescompress.errors import RecipeError
+from rescompress.spec import BYTES
 
 SHIPPED = (Path(__file__).parents[1] / "_recipes" / "devices", Path(__file__).parents[2] / "recipes" / "devices")
 """Where devices lie in an installed package, and in a checkout."""
-BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 Precision = Literal["fp32", "fp16", "int8"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
