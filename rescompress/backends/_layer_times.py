@@ -40,8 +40,8 @@ def booked(kernels: Sequence[Kernel], kinds: Mapping[str, str]) -> tuple[LayerTi
     for kernel in kernels:
         layers = [name for name in kernel.nodes if name in kinds]
         weighted = [name for name in layers if kinds[name] in WEIGHTED]
-        main = (weighted or layers or [None])[0]
-        at = (kernel.nodes[0] if kernel.nodes else kernel.name, kernel.op) if main is None else (main, kinds[main])
+        main = next(iter((*weighted, *layers, *kernel.nodes, kernel.name)))
+        at = main, kinds.get(main, kernel.op)
         entries.setdefault(at, []).append((kernel, [name for name in layers if name != main]))
     times = [
         LayerTime(

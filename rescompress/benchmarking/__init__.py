@@ -2,7 +2,8 @@
 
 ``candidates`` says who takes part, ``method`` runs one launch of all of them, ``scenarios`` lets MLPerf LoadGen ask,
 ``statistics`` turns nanoseconds into intervals, ``rows`` writes the numbers down, ``validity`` says whether they can be
-trusted, and ``machine`` what they were measured on; ``conditions`` watches it meanwhile.
+trusted, and ``machine`` what they were measured on; ``conditions`` watches it meanwhile. ``profiles`` says where the
+time goes.
 """
 
 import itertools
@@ -16,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from rescompress.backends import Images
-from rescompress.benchmarking import length, machine, rows, scenarios, validity
+from rescompress.benchmarking import length, machine, profiles, rows, scenarios, validity
 from rescompress.benchmarking.candidates import Candidates, gathered
 from rescompress.benchmarking.conditions import Watch, on_gpu
 from rescompress.benchmarking.method import Launch, Plan, launch
@@ -46,6 +47,7 @@ def benchmark(
     qps: Annotated[float, Field(gt=0)] | None = None,
     slo_ms: Annotated[float, Field(gt=0)] | None = None,
     samples_per_query: Annotated[int, Field(ge=1)] = scenarios.SAMPLES_PER_QUERY,
+    profile: bool = False,
 ) -> tuple[BenchmarkRow, Raw]:
     """Time artifacts side by side; a second copy of the baseline takes part and shows how much is noise.
 
@@ -73,6 +75,8 @@ def benchmark(
         qps: queries that arrive per second in the server scenario, at random times.
         slo_ms: latency that 99 % of them must keep, in milliseconds; MLPerf's 15 for ResNet-50 if not given.
         samples_per_query: images of a query in the multi-stream scenario.
+        profile: say afterwards which layers take the time, as each runtime's own profiler tells, and what share of this
+            machine's peaks the artifacts reach.
 
     Returns:
         The row (its ``raw`` is empty: the caller names the file), and every measured latency in nanoseconds by
@@ -102,7 +106,8 @@ def benchmark(
         done = _launched(lambda: launcher(candidates, order), candidates, launches, most)
     load = machine.load(before, machine.clock())
     row = _judged(candidates, done, plan, watch, load, seed)
-    return replace(row, scenario=scenario, target=scenarios.target(traffic)), rows.raw(candidates, done)
+    row = replace(row, scenario=scenario, target=scenarios.target(traffic))
+    return profiles.explained(row, candidates) if profile else row, rows.raw(candidates, done)
 
 
 def _launched(launcher: Callable[[], Launch], candidates: Candidates, launches: int, most: int) -> list[Launch]:
