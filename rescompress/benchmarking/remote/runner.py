@@ -86,7 +86,6 @@ def litert_session(path: str, candidate: Json, threads: int) -> Run:
     interpreter.allocate_tensors()
     (taken,) = interpreter.get_input_details()
     given = interpreter.get_output_details()
-    fixed = int(taken["shape_signature"][0]) != -1
     size = [int(taken["shape"][0])]
 
     def once(images: Any) -> Any:
@@ -103,7 +102,7 @@ def litert_session(path: str, candidate: Json, threads: int) -> Run:
         made = [dequantized(interpreter.get_tensor(output["index"]), output) for output in given]
         return joined([one.transpose(0, 3, 1, 2) if one.ndim == 4 else one for one in made])
 
-    return filled(once, size[0] if fixed else None)
+    return filled(once, None if int(taken["shape_signature"][0]) == -1 else size[0])
 
 
 def joined(outputs: List[Any]) -> Any:
@@ -185,7 +184,8 @@ class Candidate:
 
     def __init__(self, folder: str, place: int, threads: int) -> None:
         command = [sys.executable, os.path.abspath(__file__), folder, str(place)]
-        environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
+        litter = {"XDG_CACHE_HOME": folder, "TMPDIR": folder, "ORT_DISABLE_TELEMETRY": "1"}  # it goes with the job
+        environment = dict(os.environ, OMP_NUM_THREADS=str(threads), **litter)
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, universal_newlines=True)
 

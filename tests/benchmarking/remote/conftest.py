@@ -7,8 +7,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 
 from rescompress.artifact import SCHEMA, Manifest, write_artifact
 from rescompress.backends import Images
+from rescompress.benchmarking import method, remote
 from rescompress.benchmarking.candidates import Candidates, gathered
 from rescompress.benchmarking.method import Plan
 from rescompress.spec import ModelSpec, Preprocessing
@@ -50,9 +52,21 @@ class Host:
     def lock(self) -> Path:
         return self.home / "tmp" / "rescompress.lock"
 
-    @property
-    def jobs(self) -> list[Path]:
-        return sorted((self.cache / "jobs").glob("*")) if (self.cache / "jobs").exists() else []
+    def appeared(self, name: str) -> Path:
+        """Wait for a file in the folder of the only job."""
+        for _ in range(1200):
+            found = list((self.cache / "jobs").glob(f"*/{name}"))
+            if found:
+                return found[0]
+            time.sleep(0.05)
+        raise AssertionError(f"{name} never appeared")
+
+    def left(self) -> set[str]:
+        """What is left behind beside the cache's files."""
+        return {str(path.relative_to(self.home)) for path in self.home.rglob("*")} - {
+            *("tmp", "bin", ".cache", ".cache/rescompress", ".cache/rescompress/files"),
+            *(f".cache/rescompress/files/{path.name}" for path in (self.cache / "files").glob("*")),
+        }
 
     def cut(self) -> int:
         """Kill every session's process, as when a cable is pulled; the daemon itself goes on."""
@@ -83,7 +97,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     (base / "authorized").write_text((base / "key.pub").read_text())
     (base / "authorized").chmod(0o600)
     home = base / "home"
-    (home / "tmp").mkdir(parents=True)
+    for name in ("tmp", "bin"):
+        (home / name).mkdir(parents=True)
     port = free_port()
     (base / "sshd").write_text(server(base, home, port))
     (base / "known").write_text(f"[127.0.0.1]:{port} " + (base / "host.pub").read_text())
@@ -102,7 +117,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 def server(base: Path, home: Path, port: int) -> str:
-    path = f"{Path(os.sys.executable).parent}:{os.environ['PATH']}"
+    path = f"{home}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"
     return "\n".join([
         f"Port {port}", "ListenAddress 127.0.0.1", f'HostKey "{base}/host"', f'AuthorizedKeysFile "{base}/authorized"',
         f'PidFile "{base}/pid"', "StrictModes no", "PermitRootLogin yes", "PasswordAuthentication no", "UsePAM no",
@@ -129,13 +144,17 @@ def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     pytest.skip("sshd doesn't listen here.")
 
 
-@pytest.fixture
-def reached(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """The device, with this test's own client behind it."""
-    monkeypatch.setenv("RESCOMPRESS_SSH_CONFIG", str(host.config))
-    monkeypatch.setenv("RESCOMPRESS_CACHE", str(tmp_path / "client"))
-    monkeypatch.delenv("RESCOMPRESS_DEVICE_PYTHON", raising=False)
-    return host
+@pytest.fixture(scope="module")
+def reached(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """The device, with a client of this module's own before it; warm-ups are short, and looks frequent."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(method, "_WARM_UP_CAP_SECONDS", 0.1)
+        patch.setattr(method, "_WINDOW_SECONDS", 0.01)
+        patch.setattr(remote, "PAUSE_S", 0.2)
+        patch.setenv("RESCOMPRESS_SSH_CONFIG", str(host.config))
+        patch.setenv("RESCOMPRESS_CACHE", str(tmp_path_factory.mktemp("client")))
+        patch.delenv("RESCOMPRESS_DEVICE_PYTHON", raising=False)
+        yield host
 
 
 def network(folder: Path, label: str, convolutions: int) -> Path:
@@ -165,8 +184,12 @@ def network(folder: Path, label: str, convolutions: int) -> Path:
         onnx.save(proto, str(empty / "model.onnx"))
         return "model.onnx"
 
+    return artifact_of(folder, "onnxruntime", label, fill)
+
+
+def artifact_of(folder: Path, backend: str, label: str, fill: Callable[[Path], str]) -> Path:
     def describe(entry: str, files: dict[str, str]) -> Manifest:
-        return Manifest(SCHEMA, "0", "onnxruntime", label, "fp32", entry, files, MODEL, "", "", "")
+        return Manifest(SCHEMA, "0", backend, label, "fp32", entry, files, MODEL, "", "", "")
 
     return write_artifact(folder, fill, describe).folder
 
@@ -185,6 +208,12 @@ def pictures() -> Images:
     return np.random.default_rng(0).normal(size=(20, 3, 16, 16)).astype(np.float32)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def candidates(networks, pictures) -> Candidates:
     return gathered(networks, pictures, QUICK.batch)
+
+
+@pytest.fixture(scope="session")
+def small(networks, pictures) -> Candidates:
+    """The small network alone, and its copy."""
+    return gathered(networks[:1], pictures, QUICK.batch)

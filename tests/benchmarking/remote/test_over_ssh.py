@@ -1,16 +1,124 @@
-"""A whole benchmark on a device behind a real sshd, connections that break, and others who want the device too."""
+"""A whole benchmark on a device behind a real sshd; connections that break, and a client that is stopped."""
+
+import random
+import threading
+import time
 
 import numpy as np
 import pytest
 
+from rescompress.artifact import sha256_of
 from rescompress.benchmarking import remote
+from rescompress.benchmarking.conditions import Watch
 from rescompress.benchmarking.method import launch
+from rescompress.errors import BackendMissing, InputRefused
 from tests.benchmarking.remote.conftest import QUICK
 
 pytestmark = pytest.mark.xdist_group("sshd")
 
 
-def test_first(reached, candidates):
-    told = remote.launches(reached.address, candidates, QUICK, 2, 0)
-    print(told.device, told.conditions, told.caveats, told.load)
+def p50(launches, i):
+    return float(np.median(np.concatenate([block for one in launches for block in one.blocks[i]])))
+
+
+@pytest.fixture(scope="module")
+def told(reached, candidates):
+    return remote.launches(reached.address, candidates, QUICK, 2, 0)
+
+
+def test_a_device_tells_what_this_machine_would(reached, candidates, told):
+    here = launch(candidates.folders, candidates.rings, QUICK, random.Random(0), Watch())
     assert len(told.launches) == 2
+    for there in told.launches:
+        assert [len(of_one) for of_one in there.blocks] == [QUICK.blocks] * 3
+        assert all(len(block) >= 2 and block.dtype == np.int64 for of_one in there.blocks for block in of_one)
+        for mine, its in zip(here.outputs, there.outputs, strict=True):
+            np.testing.assert_array_equal(mine, its)  # the same machine, the same runtime: the same bits
+        assert [len(of_one) for of_one in there.starts] == [QUICK.blocks] * 3
+        assert all(cold.load_ms > 0 and cold.first_ms > 0 and cold.peak_rss_bytes > 1 << 20 for cold in there.cold)
+    assert told.launches[0].starts[0][0] < told.launches[1].starts[0][0]
+    # the large network has seven times the small one's arithmetic, here as there
+    assert p50(told.launches, 1) > 1.5 * p50(told.launches, 0)
+    assert p50([here], 0) / 5 < p50(told.launches, 0) < 5 * p50([here], 0)
+
+
+def test_nothing_names_the_device_or_its_user(reached, told):
+    said = " ".join([told.device, *told.conditions, *told.conditions.values()])
+    assert told.device.startswith("ssh: ")
+    assert "127.0.0.1" not in said
+    assert "root" not in said
+    assert {"processor", "system", "cores", "load", "Python", "onnxruntime"} <= set(told.conditions)
+    assert told.caveats == ()
+    assert told.load is not None
+    assert 0 <= told.load.foreign <= 1
+
+
+def files_of(host):
+    return {path: path.stat().st_mtime_ns for path in (host.cache / "files").iterdir()}
+
+
+def test_only_files_by_their_hash_stay(reached, told):
+    assert reached.left() == set()
+    assert files_of(reached)
+    assert all(sha256_of(path) == path.name for path in files_of(reached))
+
+
+def test_a_broken_connection_is_mended_and_nothing_repeated(reached, small, told, capsys):
+    seen, before = {"killed": 0}, files_of(reached)
+
+    def cut():
+        first = reached.appeared("launch-0")
+        seen["made"] = first.stat().st_mtime_ns
+        for _ in range(10):
+            seen["killed"] += reached.cut()
+            time.sleep(0.1)
+        seen["again"] = first.stat().st_mtime_ns
+
+    thread = threading.Thread(target=cut)
+    thread.start()
+    again = remote.launches(reached.address, small, QUICK, 3, 2)
+    thread.join()
+    assert seen["killed"] > 0
+    assert seen["made"] == seen["again"]
+    assert len(again.launches) == 3
+    assert "connection was lost" in capsys.readouterr().err
+    assert reached.left() == set()
+    assert files_of(reached) == before  # no file was copied twice
+
+
+def test_a_stopped_client_picks_up_what_is_finished(reached, small, monkeypatch):
+    sleep = time.sleep
+
+    def stop(seconds):
+        sleep(seconds)
+        if list((reached.cache / "jobs").glob("*/launch-0")):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote.time, "sleep", stop)
+        with pytest.raises(KeyboardInterrupt):
+            remote.launches(reached.address, small, QUICK, 2, 3)
+    assert reached.lock.is_dir()
+    reached.appeared("launch-1")  # it goes on without us
+    begun = time.time()
+    told = remote.launches(reached.address, small, QUICK, 2, 3)
+    assert max(start for one in told.launches for of_one in one.starts for start in of_one) < begun
+    assert reached.left() == set()
+
+
+@pytest.mark.slow
+def test_a_broken_copy_is_found_and_sent_again(reached, small, told):
+    broken = reached.cache / "files" / next(iter(small.artifacts[0].manifest.files.values()))
+    broken.write_bytes(b"x" + broken.read_bytes()[1:])
+    with pytest.raises(InputRefused, match="broken"):
+        remote.launches(reached.address, small, QUICK, 2, 4)
+    assert not broken.exists()
+    assert reached.left() == set()
+    assert len(remote.launches(reached.address, small, QUICK, 2, 4).launches) == 2
+
+
+def test_a_device_without_the_runtime_says_what_it_lacks(reached, small, monkeypatch):
+    monkeypatch.setenv("RESCOMPRESS_DEVICE_PYTHON", "/nowhere/python; touch /tmp/injected")
+    with pytest.raises(BackendMissing, match="onnxruntime"):
+        remote.launches(reached.address, small, QUICK, 2, 5)
+    assert reached.left() == set()
