@@ -4,6 +4,7 @@
 ``precision`` reads the audit, ``thresholds`` says how near is near enough, and ``judgement`` says it in sentences.
 """
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 from torch import nn
 
-from rescompress import metrics
+from rescompress import metrics, verified
 from rescompress.agreement import Evidence, Proportion
-from rescompress.artifact import Manifest, open_artifact
+from rescompress.artifact import Artifact, Manifest, open_artifact
 from rescompress.data import Data
+from rescompress.errors import InputRefused
 from rescompress.knobs import checked
 from rescompress.spec import PrecisionReport, VerificationRow
 from rescompress.verification import thresholds
@@ -47,6 +49,9 @@ def verify(
 ) -> VerificationRow:
     """Run an artifact in a fresh process and compare it with the same model in eager PyTorch.
 
+    Its first answers are kept in ``verified.json`` beside the manifest, so that a benchmark can compare with them what
+    it times.
+
     Args:
         folder: the artifact.
         model: the model that was exported.
@@ -63,12 +68,14 @@ def verify(
         InputRefused: the artifact was changed since it was exported, or belongs to another model.
         WorkerCrashed: the runtime died.
     """
-    manifest = open_artifact(folder).manifest
+    artifact = open_artifact(folder)
+    manifest = artifact.manifest
     with Worker(folder) as worker:
         about = worker.about()
         answers = gather(worker, manifest, model, images, batch, folder.name)
         report = TypeAdapter(PrecisionReport).validate_python(worker.audit())
         inside = look(worker, manifest, model, answers.first, about["layers"]) if bisect else Findings()
+    _keep(artifact, answers, images)
     wrong, noted = departures(model, manifest, report, has_integers=about["has_integers"])
     evidence = Evidence(
         least_sqnr_db=thresholds.sqnr_db(min_sqnr_db, manifest, answers.self_noise_db),
@@ -87,6 +94,14 @@ def audit(folder: Path) -> PrecisionReport:
     """What precision an artifact's layers really have, found out in a fresh process."""
     with Worker(folder) as worker:
         return TypeAdapter(PrecisionReport).validate_python(worker.audit())
+
+
+def _keep(artifact: Artifact, answers: Answers, images: Data | None) -> None:
+    """Leave the first answers beside the manifest, where a benchmark looks for them; a folder may be read-only."""
+    theirs = answers.theirs[: verified.IMAGES]
+    with contextlib.suppress(InputRefused):
+        shown = sample_images(images, artifact.manifest, len(theirs))
+        verified.keep(artifact, shown, theirs, alone=not answers.own_ranges)
 
 
 def _row(manifest: Manifest, answers: Answers, images: Data | None, evidence: Evidence) -> VerificationRow:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rescompress import backends, checkpoint, fakequant, graph, metrics, models, recipe, verification
+from rescompress import backends, checkpoint, fakequant, graph, metrics, models, recipe, verification, verified
 from rescompress.artifact import Manifest, open_artifact, write_artifact
 from rescompress.context import Context
 from rescompress.errors import InputRefused, RecipeError
@@ -16,6 +16,7 @@ from rescompress.pipeline.proof import export_artifact
 from rescompress.schemes import ONNXRUNTIME, OPENVINO
 from rescompress.spec import Proportion
 from rescompress.verification import answers, thresholds, verify
+from rescompress.worker import Worker
 from tests.networks import placed
 
 FLOAT, INT8 = "00-baseline", "05-quantize"
@@ -127,6 +128,17 @@ def lost_bias(model):
 
 
 @pytest.mark.parametrize("label", [FLOAT, INT8])
+@pytest.mark.parametrize("label", [FLOAT, INT8])
+def test_first_answers_are_kept_for_a_benchmark(label, pairs, digits):
+    artifact = open_artifact(pairs[label][0])
+    found, ring = verified.kept(artifact), verification.sample_images(digits, artifact.manifest, 64)
+    assert verified.seen_again(found, ring) == verified.IMAGES
+    with Worker(artifact.folder) as worker:
+        alone = np.concatenate([worker.run(ring[i : i + 1]) for i in range(verified.IMAGES)])
+    assert not verified.departs(found, artifact, alone)
+    assert verified.departs(found, artifact, alone[::-1])
+
+
 def test_healthy_artifact_is_verified_on_noise(label, each):
     backend, pairs = each
     row = verify(*pairs[label], None)
