@@ -17,16 +17,19 @@ if TYPE_CHECKING:
     from rescompress.pipeline import export, run
     from rescompress.pruning import prune
     from rescompress.quantization import quantize
+    from rescompress.quantization.calibration import calibrate
     from rescompress.reporting import compare
     from rescompress.training import Schedule, fit
-    from rescompress.verification import verify
+    from rescompress.verification import audit, verify
 
 __version__ = metadata.version("rescompress")
 __all__ = [
     "Context",
     "RescompressError",
     "Schedule",
+    "audit",
     "benchmark",
+    "calibrate",
     "compare",
     "distill",
     "export",
@@ -48,7 +51,9 @@ _HOMES = {
     "Context": "context",
     "RescompressError": "errors",
     "Schedule": "training",
+    "audit": "verification",
     "benchmark": "benchmarking",
+    "calibrate": "quantization.calibration",
     "compare": "reporting",
     "distill": "distillation",
     "export": "pipeline",

@@ -1,10 +1,12 @@
 """Every recipe that is shipped can be run: it parses, and its name is its file's."""
 
+import copy
 from pathlib import Path
 
 import pytest
 import yaml
 
+import rescompress
 from rescompress import recipe
 from rescompress.errors import RecipeError
 from rescompress.recipe.order import STAGES, together
@@ -55,3 +57,17 @@ def test_what_trains_is_shared_by_all_processes():
 def test_a_target_that_is_named_twice_is_refused():
     with pytest.raises(RecipeError, match=r"^onnxruntime is named twice as a target"):
         recipe.parse({"name": "twice", "model": "digits_resnet20", "export": ["onnx", "onnxruntime"]})
+
+
+def test_plain_values_take_overrides_and_stay_as_they_are() -> None:
+    content = {"name": "one", "model": "digits_resnet20", "stages": [{"prune": {"ratio": 0.3}}]}
+    before = copy.deepcopy(content)
+    assert recipe.parse(content, ["stages.prune.ratio=0.5"]).stages[0].knobs["ratio"] == 0.5
+    assert content == before
+
+
+def test_a_run_takes_plain_values(tmp_path: Path) -> None:
+    content = {"name": "one", "model": "digits_resnet20", "stages": ["fuse"]}
+    report = rescompress.run(content, tmp_path, overrides=["name=two"])
+    assert report.name == "two"
+    assert [row.stage for row in report.stages] == ["baseline", "fuse"]

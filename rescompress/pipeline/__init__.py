@@ -1,8 +1,9 @@
 """The story of one run: load, stages, export, audit, verify, gate, benchmark, report; each step resumable."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 from torch import nn
@@ -28,7 +29,7 @@ RUNS = Path("runs")
 
 
 def run(
-    job: Recipe | Path | str,
+    job: Recipe | Mapping[str, Any] | Path | str,
     out: Path | str | None = None,
     *,
     overrides: Sequence[str] = (),
@@ -37,7 +38,7 @@ def run(
     """Do one job from checkpoint to report; what an earlier run of the same job finished is not done again.
 
     Args:
-        job: a recipe, its file, or the name of a shipped one.
+        job: a recipe, checked or as plain values, its file, or the name of a shipped one.
         out: the run's folder; None means ``runs/NAME-DIGEST``.
         overrides: ``key.path=value`` each, set before the recipe is checked.
         command: how the user said it; shown in the report.
@@ -49,7 +50,7 @@ def run(
         RescompressError: whatever else is expected to go wrong.
     """
     if not isinstance(job, Recipe):
-        job = recipe.read(job, overrides)
+        job = recipe.parse(job, overrides) if isinstance(job, Mapping) else recipe.read(job, overrides)
     with processes.joined():
         return _run(job, out, command) if processes.is_main() else _follow(job, out)
 

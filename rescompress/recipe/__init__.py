@@ -1,5 +1,6 @@
 """From YAML to a checked Recipe, or one sentence of what is wrong: every knob is checked before any tensor moves."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,19 +207,24 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{found} is no YAML: {first}.", "Correct the file.") from None
     if not isinstance(content, dict):
         raise RecipeError(f"{found} holds no mapping.", "A recipe starts with 'name: …'.")
-    for override in overrides:
-        override_value(content, override)
-    return parse(content)
+    return parse(content, overrides)
 
 
-def parse(content: Mapping[str, Any]) -> Recipe:
+def parse(content: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """Check a recipe that is given as plain values.
+
+    Args:
+        content: the recipe; it is not edited.
+        overrides: as of ``read``.
 
     Raises:
         RecipeError: a key or value of it is wrong.
     """
+    whole = copy.deepcopy(dict(content))
+    for override in overrides:
+        override_value(whole, override)
     try:
-        job = Recipe.model_validate(dict(content))
+        job = Recipe.model_validate(whole)
     except ValidationError as error:
         raise knobs.explain(error, "The recipe", tuple(Recipe.model_fields)) from None
     if job.max_accuracy_drop is not None and job.data is None:
