@@ -21,9 +21,10 @@ from typing import Any
 import front
 import published
 import torch
+from peers.tools import slug
 
 import rescompress
-from rescompress import data, models, recipe
+from rescompress import data, models
 from rescompress.context import Context
 from rescompress.errors import GateFailed
 
@@ -81,10 +82,9 @@ def on_digits() -> Chains:
 def proven(name: str, model: str, stages: Sequence[Any], source: Any, runs: Path) -> tuple[Path, dict[str, Any]]:
     """Run one recipe: the folder of its last file, and what was proven of that; a failed gate stands in the row."""
     asked = {"name": "pipeline", "model": model, "data": source, "stages": list(stages)}
-    job = recipe.parse({**asked, "export": "onnx", "prove": "ends", "benchmark": False})
-    folder = runs / f"{job.name}-{job.digest}"
+    folder = runs / slug(name)
     try:
-        rescompress.run(job, folder)
+        rescompress.run({**asked, "export": "onnx", "prove": "ends", "benchmark": False}, folder)
     except GateFailed as failed:
         print(f"{name}: {failed.fact}", flush=True)
     report = json.loads((folder / "report.json").read_text("utf-8"))
@@ -128,9 +128,8 @@ def fine_tuned(folder: Path, source: dict[str, Any], runs: Path) -> Path:
     """The published ResNet-56 after one epoch on the JPEG images."""
     start = folder / "weights" / "cifar10_resnet56-4bfd9763.th"
     asked = {"name": "resnet56", "model": str(start), "data": source, "stages": [{"fit": training(1, 0.02)}]}
-    job = recipe.parse({**asked, "benchmark": False})
-    rescompress.run(job, runs / f"{job.name}-{job.digest}")
-    return runs / f"{job.name}-{job.digest}" / "stages" / "01-fit.safetensors"
+    rescompress.run({**asked, "benchmark": False}, runs / "resnet56")
+    return runs / "resnet56" / "stages" / "01-fit.safetensors"
 
 
 def main() -> None:
@@ -152,7 +151,10 @@ def main() -> None:
         return
     if asked.folder is None:
         parser.error("Name the folder of the shared data, or ask for --quick.")
-    source, runs = {"cifar10": {"root": str(asked.folder / "cifar10"), "test_images": TEST_IMAGES}}, ROOT / "runs"
+    source, runs = (
+        {"cifar10": {"root": str(asked.folder / "cifar10"), "test_images": TEST_IMAGES}},
+        ROOT / "runs" / "pipeline",
+    )
     fifty_six = asked.resnet56 or fine_tuned(asked.folder, source, runs)
     chains = on_cifar10(str(asked.folder / "weights" / "cifar10_resnet20_jpegft.th"), str(fifty_six), asked.epochs)
     chains = {name: chain for name, chain in chains.items() if name.startswith(asked.only)}

@@ -21,10 +21,9 @@ import torch
 from torch import nn
 
 import rescompress
-from rescompress import benchmarking, checkpoint, data, models, recipe
+from rescompress import data, models, recipe
 from rescompress.context import Context
 from rescompress.layers import PadShortcut
-from rescompress.training import Schedule, fit
 
 ROOT = Path(__file__).resolve().parents[1]
 DEEP, MILD, LATENCY = 1 / 2.13, 1 / 1.5, 0.6
@@ -112,7 +111,7 @@ def timed(bench: Bench, candidates: Sequence[nn.Module], names: Sequence[str], p
     images = next(
         data.batches(bench.context(candidates[0]).images("test").test, models.spec_of(candidates[0]).preprocessing, 64)
     )[0]
-    row, _ = benchmarking.benchmark(folders, images.numpy())
+    row, _ = rescompress.benchmark(folders, images.numpy())
     found = {
         name: {"p50_ms": one.p50_ms, "ratio": [one.ratio, one.ratio_low, one.ratio_high]}
         for name, one in zip(names, row.latencies, strict=True)
@@ -162,17 +161,17 @@ def torch_pruning(model: nn.Module, share: float) -> nn.Module:
 def deep(bench: Bench) -> dict[str, Any]:
     """2.13 times fewer MACs: ours plainly fine-tuned and distilled, and Torch-Pruning's cut plainly fine-tuned."""
     file = baseline(bench)
-    whole = checkpoint.load(file)
+    whole = rescompress.load(file)
     base, macs = bench.right(whole), rescompress.total_cost(whole).macs
     numbers: dict[str, Any] = {
         "baseline": {"accuracy": round(100 * base.mean(), 2), "macs": macs},
         "epochs": bench.epochs,
     }
     cut = {"prune": {"macs": DEEP, **CUT}}
-    plain = checkpoint.load(last(bench.run(file, cut, {"fit": {"schedule": bench.schedule()}}), "fit"))
-    taught = checkpoint.load(last(bench.run(file, cut, {"distill": {"schedule": bench.schedule()}}), "distill"))
+    plain = rescompress.load(last(bench.run(file, cut, {"fit": {"schedule": bench.schedule()}}), "fit"))
+    taught = rescompress.load(last(bench.run(file, cut, {"distill": {"schedule": bench.schedule()}}), "distill"))
     theirs = torch_pruning(whole, DEEP)
-    theirs = fit(theirs, bench.context(theirs), schedule=Schedule(**bench.schedule()))
+    theirs = rescompress.fit(theirs, bench.context(theirs), schedule=rescompress.Schedule(**bench.schedule()))
     found = {"ours, plain": plain, "ours, distilled": taught, "torch-pruning, plain": theirs}
     for name, model in found.items():
         cost = rescompress.total_cost(model)
@@ -185,19 +184,19 @@ def deep(bench: Bench) -> dict[str, Any]:
 def longer(bench: Bench) -> dict[str, Any]:
     """The deep cut fine-tuned for two thirds more epochs: more than the time that the teacher costs distillation."""
     file, epochs = baseline(bench), -(-5 * bench.epochs // 3)
-    base = bench.right(checkpoint.load(file))
+    base = bench.right(rescompress.load(file))
     recovery = {"fit": {"schedule": bench.schedule(epochs=epochs)}}
     folder = bench.run(file, {"prune": {"macs": DEEP, **CUT}}, recovery)
-    return {"epochs": epochs, **against(base, bench.right(checkpoint.load(last(folder, "fit"))))}
+    return {"epochs": epochs, **against(base, bench.right(rescompress.load(last(folder, "fit"))))}
 
 
 def mild(bench: Bench) -> dict[str, Any]:
     """1.5 times fewer MACs, distilled."""
     file = baseline(bench)
-    whole = checkpoint.load(file)
+    whole = rescompress.load(file)
     base, macs = bench.right(whole), rescompress.total_cost(whole).macs
     folder = bench.run(file, {"prune": {"macs": MILD, **CUT}}, {"distill": {"schedule": bench.schedule()}})
-    model = checkpoint.load(last(folder, "distill"))
+    model = rescompress.load(last(folder, "distill"))
     return {
         "epochs": bench.epochs,
         "macs": rescompress.total_cost(model).macs / macs,
@@ -208,7 +207,7 @@ def mild(bench: Bench) -> dict[str, Any]:
 def latency(bench: Bench) -> dict[str, Any]:
     """ResNet-20 at 0.6 of its latency: planned from measured layers, against one ratio everywhere at least as slow."""
     file = bench.folder / "weights" / "cifar10_resnet20_jpegft.th"
-    whole = checkpoint.load(file)
+    whole = rescompress.load(file)
     base, macs = bench.right(whole), rescompress.total_cost(whole).macs
     cuts = {"planned": {**CUT, "latency": LATENCY}}
     cuts |= {f"uniform {share}": {**CUT, "round_to": 4, "ranking": "local", "macs": share} for share in UNIFORM}
@@ -220,7 +219,7 @@ def latency(bench: Bench) -> dict[str, Any]:
     numbers: dict[str, Any] = {"target": LATENCY, "epochs": bench.epochs}
     for name in ("planned", uniform):
         folder = bench.run(file, {"prune": cuts[name]}, {"fit": {"schedule": bench.schedule()}})
-        model = checkpoint.load(last(folder, "fit"))
+        model = rescompress.load(last(folder, "fit"))
         share = rescompress.total_cost(model).macs / macs
         notes = rows_of(folder)["prune"]["notes"]
         numbers[name] = {"macs": share, "notes": notes, **against(base, bench.right(model))}

@@ -27,8 +27,6 @@ from rescompress.artifact import open_artifact
 from rescompress.context import Context
 from rescompress.data import Data, InMemory
 from rescompress.errors import RescompressError
-from rescompress.quantization.calibration import calibrate
-from rescompress.verification import audit, verify
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "targets.md"
@@ -86,7 +84,7 @@ def prepared(name: str, folder: Path, place: Path) -> Subject:
     for runtime in dict.fromkeys(scheme.runtime for one in backends.names() if (scheme := backends.get(one).SCHEME)):
         file = place / f"{runtime}.safetensors"
         if not file.exists():
-            calibrate(model, ctx, seen, calibration_images=CALIBRATING[network.images])
+            rescompress.calibrate(model, ctx, seen, calibration_images=CALIBRATING[network.images])
             rescompress.save(rescompress.quantize(model, ctx, runtime=runtime, calibration=seen), file)
     return subject
 
@@ -128,8 +126,8 @@ def measured(subject: Subject, backend: str, precision: str) -> dict[str, Any]:
     if "refused" in row:
         return row
     try:
-        found = verify(folder, rescompress.load(source), subject.images)
-        report = audit(folder)
+        found = rescompress.verify(folder, rescompress.load(source), subject.images)
+        report = rescompress.audit(folder)
     except RescompressError as error:
         return row | {"refused": error.fact}
     shares = {op: report.int8_share(op) for op in ("conv", "add")}

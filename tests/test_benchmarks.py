@@ -180,9 +180,10 @@ def test_the_picture_is_the_same_each_time_and_shows_every_row(tmp_path: Path) -
 def test_the_front_runs_on_the_shipped_network(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     brief = {"launches": 2, "blocks": 2, "block_seconds": 0.01}
-    found = pipeline.measured(pipeline.on_digits(), {"digits": {}}, tmp_path, **brief)
-    fp32, int8, *_ = found["rows"]
-    assert [row["recipe"] for row in found["rows"]] == list(pipeline.on_digits())
+    chains = dict(list(pipeline.on_digits().items())[:2])
+    found = pipeline.measured(chains, {"digits": {}}, tmp_path, **brief)
+    fp32, int8 = found["rows"]
+    assert [row["recipe"] for row in found["rows"]] == list(chains)
     assert all(row["rung"] == "L2" and not row["failures"] for row in found["rows"])
     assert int8["size_bytes"] < 0.4 * fp32["size_bytes"]
     assert any(row["front"] for row in found["rows"])

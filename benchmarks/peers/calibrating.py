@@ -43,7 +43,6 @@ def calibrate(weights: Path, images: Path, out: Path, variant: str) -> str:
     import rescompress
     from rescompress.context import Context
     from rescompress.data import Data
-    from rescompress.quantization.calibration import calibrate
 
     archive = zipfile.ZipFile(images)
     rows = list(csv.DictReader(io.StringIO(archive.read("labels.csv").decode("utf-8"))))[: int(variant)]
@@ -52,7 +51,7 @@ def calibrate(weights: Path, images: Path, out: Path, variant: str) -> str:
     data = Data("photos", tuple(f"class {k}" for k in range(1000)), split, split, split, "photos")
     context = Context(data, reference=model)
     file = out / "statistics.safetensors"
-    calibrate(rescompress.fuse(model, context), context, file, calibration_images=len(split))
+    rescompress.calibrate(rescompress.fuse(model, context), context, file, calibration_images=len(split))
     return file.name
 
 
