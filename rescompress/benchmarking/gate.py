@@ -13,6 +13,7 @@ from rescompress.timing import BenchmarkRow, Outcome, RuleRow
 NAMES = {"first": "first query", "load": "load time", "rss": "peak memory"}
 SETTINGS = ("batch", "threads", "scenario", "target")
 """What must be equal for two latencies to be of one kind."""
+AGAINST = "Time a baseline before it, or name a baseline file."
 UNITS = {"accuracy": "%", "size": "bytes", "rss": "bytes", "throughput": "images/s"}
 
 
@@ -63,8 +64,12 @@ def judge(rules: Sequence[Rule], now: Results, before: Results | None = None, fi
         file: the name of the file that holds ``before``.
 
     Raises:
-        BenchmarkInvalid: the two were timed under different settings.
+        BenchmarkInvalid: the two were timed under different settings, or a signed limit is against nothing.
     """
+    for rule in rules:
+        if rule.relative and before is None and len(now.artifacts) < 2:
+            only = "".join(f"only {name_of(now, one)}" for one in now.artifacts) or "nothing"
+            raise BenchmarkInvalid(f"{rule} is against nothing: {only} was timed.", AGAINST)
     if before is not None and any(rule.relative and rule.metric in TIMED for rule in rules):
         _check_settings(now.benchmark, before.benchmark, file)
     return tuple(row for rule in rules for mine in now.artifacts for row in _one(rule, now, mine, before, file))

@@ -31,7 +31,7 @@ def benchmark() -> tuple[Body, list[click.Parameter]]:
         from rescompress.verification import sample_images
 
         rules, before = _rules(given.pop("fail_if")), given.pop("baseline_file")
-        against = _baseline(before, bool(rules))
+        against = _baseline(before, rules, len(artifacts))
         _refuse_folder(out)
         opened = [open_artifact(artifact) for artifact in artifacts]
         images = open_data(data, opened[0].manifest.model)
@@ -96,17 +96,21 @@ def _rules(texts: Sequence[str]) -> "list[Rule]":
     return [rules.parse(text) for text in texts]
 
 
-def _baseline(file: Path | None, ruled: bool) -> "Results | None":
+def _baseline(file: Path | None, rules: "Sequence[Rule]", count: int) -> "Results | None":
     """What is in the baseline file, read before anything is timed.
 
     Raises:
-        RecipeError: there is a file, but no rule that would look at it.
+        RecipeError: there is a file but no rule that would look at it, or a rule that has nothing to look at.
         InputRefused: the file is missing, broken, or holds no results.
     """
+    from rescompress.benchmarking.gate import AGAINST
     from rescompress.reporting.sources import source
 
-    if file is not None and not ruled:
+    if file is not None and not rules:
         raise RecipeError("No rule looks at the baseline file.", 'Say what must not be, as in --fail-if "p50>+5%".')
+    signed = [rule for rule in rules if rule.relative]
+    if signed and file is None and count < 2:
+        raise RecipeError(f"{signed[0]} is against nothing: only one artifact is named.", AGAINST)
     return None if file is None else source(file).results
 
 
