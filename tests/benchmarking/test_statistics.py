@@ -1,5 +1,8 @@
 """Intervals of medians and ratios: what must hold for all numbers, and how often they hold the truth."""
 
+from math import exp, log
+from statistics import fmean, median
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -45,36 +48,24 @@ def test_ratio_is_the_quotient_of_the_medians(pairs):
     assert statistics.ratio(a, b, rng()).value == pytest.approx(expected, rel=1e-9)
 
 
-def synthetic(rng: np.random.Generator, n: int, true_ratio: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Launches of two interleaved candidates on a machine with bursts of foreign load.
-
-    Every launch has its own speed (3 %), every process its own luck (1 %), every block (1 %) and query (3 %) its own
-    noise, and bursts slow down up to four neighbouring blocks by 10 % to 100 %.
-    """
-    found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    for _ in range(n):
-        speed = np.exp(rng.normal(0, 0.03) + rng.normal(0, 0.01, 2)) * (true_ratio, 1.0)
-        blocks: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-        burst = 0
-        for _ in range(10):
-            for i in rng.permutation(2):
-                burst = burst - 1 if burst else int(rng.integers(1, 5) * (rng.random() < 0.05))
-                slower = rng.uniform(1.1, 2) if burst else 1.0
-                blocks[i].append(speed[i] * slower * np.exp(rng.normal(0, 0.01) + rng.normal(0, 0.03, 30)))
-        for i in (0, 1):
-            found[i].append(np.concatenate(blocks[i]))
-    return found
+@quick
+@given(st.lists(st.lists(st.tuples(times, times), min_size=1, max_size=6), min_size=2, max_size=6), st.floats(0.5, 2))
+def test_paired_ratio_is_that_of_the_median_round(rounds, k):
+    mine, theirs = ([[pair[i] for pair in one] for one in rounds] for i in (0, 1))
+    found = statistics.paired(mine, theirs, rng())
+    launches = [median(log(median(a)) - log(median(b)) for a, b in one) for one in rounds]
+    assert found.value == pytest.approx(exp(fmean(launches)), rel=1e-9)
+    assert found.low <= found.value <= found.high
+    assert statistics.paired(theirs, mine, rng()).value == pytest.approx(1 / found.value, rel=1e-9)
+    scaled = statistics.paired([[k * block for block in one] for one in mine], theirs, rng())
+    assert scaled.high == pytest.approx(k * found.high, rel=1e-9)
 
 
-@pytest.mark.parametrize("n", [5, 10])
-def test_interval_of_the_ratio_holds_the_truth(n):
-    generator = np.random.default_rng(n)
-    trials, held = 400, 0
-    for _ in range(trials):
-        candidate, baseline = synthetic(generator, n, 1.1)
-        found = statistics.ratio(candidate, baseline, generator)
-        held += found.low <= 1.1 <= found.high
-    assert held / trials >= 0.93
+def test_a_phase_in_which_all_is_slow_changes_no_paired_ratio():
+    phase = np.repeat([1.0, 1.0, 7.0, 7.0, 7.0], 4)
+    mine, theirs = ([speed * slow * np.ones(5) for slow in phase] for speed in (110, 100))
+    mine[3] *= 9
+    assert statistics.paired([mine] * 3, [theirs] * 3, rng()).value == pytest.approx(1.1)
 
 
 def test_student_t_matches_the_printed_table():
@@ -88,6 +79,11 @@ def test_cov_sees_blocks_and_not_single_queries():
     interrupted = np.append(block, 10**6)
     assert statistics.cov([block, interrupted, block]) == 0
     assert statistics.cov([block, 2 * block]) == pytest.approx(1 / 3)
+
+
+def test_mad_is_the_median_distance_from_the_median():
+    assert statistics.mad(np.array([1, 2, 3, 10, 1000])) == 2
+    assert statistics.mad(np.full(9, 5)) == 0
 
 
 def test_drift_compares_the_first_third_with_the_last():
