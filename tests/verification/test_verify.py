@@ -128,17 +128,6 @@ def lost_bias(model):
 
 
 @pytest.mark.parametrize("label", [FLOAT, INT8])
-@pytest.mark.parametrize("label", [FLOAT, INT8])
-def test_first_answers_are_kept_for_a_benchmark(label, pairs, digits):
-    artifact = open_artifact(pairs[label][0])
-    found, ring = verified.kept(artifact), verification.sample_images(digits, artifact.manifest, 64)
-    assert verified.seen_again(found, ring) == verified.IMAGES
-    with Worker(artifact.folder) as worker:
-        alone = np.concatenate([worker.run(ring[i : i + 1]) for i in range(verified.IMAGES)])
-    assert not verified.departs(found, artifact, alone)
-    assert verified.departs(found, artifact, alone[::-1])
-
-
 def test_healthy_artifact_is_verified_on_noise(label, each):
     backend, pairs = each
     row = verify(*pairs[label], None)
@@ -297,3 +286,14 @@ def test_sample_images_are_pixels_where_those_are_taken(pairs, digits):
     noise = verification.sample_images(None, taking(model, preprocess=True), 3)
     assert noise.dtype == np.uint8
     assert noise.std() > 60
+
+
+@pytest.mark.parametrize("label", [FLOAT, INT8])
+def test_first_answers_are_kept_for_a_benchmark(label, pairs, digits):
+    artifact = open_artifact(pairs[label][0])
+    found, ring = verified.kept(artifact), verification.sample_images(digits, artifact.manifest, 64)
+    assert verified.seen_again(found, ring) == verified.IMAGES
+    with Worker(artifact.folder) as worker:
+        alone = np.concatenate([worker.run(ring[i : i + 1]) for i in range(verified.IMAGES)])
+    assert not verified.departs(found, artifact, alone)
+    assert verified.departs(found, artifact, alone[::-1])
