@@ -1,7 +1,7 @@
-"""What calibrating ResNet-50 at 224 pixels costs: seconds and peak memory, ours beside ONNX Runtime and NNCF.
+"""What calibrating ResNet-50 at 224 pixels costs: seconds and peak memory, ours beside its peers.
 
     python benchmarks/calibration_cost.py ../shared/data [--images 32,128,512] [--cpus 1] [--cap-gb 8]
-        [--python nncf=PATH] [--only ours,nncf]
+        [--python nncf=PATH] [--python modelopt=PATH] [--python inc=PATH] [--only ours,nncf]
 
 Each calibration is a process of its own on the same CPUs, imports included. Ours watches every value that any runtime's
 scheme may ask for, from the photos' JPEGs to a file of statistics; peers go from normalized images in memory (0.6 MB
@@ -29,13 +29,16 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "benchmarks" / "peers"
 NETWORK = networks.NETWORKS["resnet50"]
 TOOLS = {
-    "ours": ("rescompress, all values", "calibrating", ""),
-    "nncf": ("NNCF on OpenVINO", "nncf_openvino", "performance"),
-    "minmax": ("ORT min-max", "ort_static", "minmax"),
-    "entropy": ("ORT entropy", "ort_static", "entropy"),
-    "percentile": ("ORT percentile", "ort_static", "percentile"),
+    "ours": ("rescompress, all values", "calibrating", "ours", ""),
+    "nncf": ("NNCF on OpenVINO", "nncf_openvino", "nncf", "performance"),
+    "nncf_onnx": ("NNCF on ONNX", "nncf_onnx", "nncf", "performance"),
+    "minmax": ("ORT min-max", "ort_static", "ort", "minmax"),
+    "entropy": ("ORT entropy", "ort_static", "ort", "entropy"),
+    "percentile": ("ORT percentile", "ort_static", "ort", "percentile"),
+    "modelopt": ("ModelOpt, entropy", "modelopt_onnx", "modelopt", "entropy"),
+    "inc": ("Neural Compressor 2.6", "inc_onnx", "inc", "default"),
 }
-"""Name of the rows, script in ``peers/``, and what it is asked for."""
+"""Name of the rows, script in ``peers/``, which interpreter runs it, and what it is asked for."""
 
 
 def measure(asked: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
@@ -50,11 +53,11 @@ def measure(asked: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
         steps = data.batches(InMemory(pixels, labels), models.spec_of(model).preprocessing, 32, count)
         np.save(work / "images.npy", np.concatenate([images.numpy() for images, _ in steps]))
         for key in asked.only.split(","):
-            name, script, variant = TOOLS[key]
+            name, script, interpreter, variant = TOOLS[key]
             place = work / f"{key}-{count}"
             place.mkdir()
             given = (weights, packed) if key == "ours" else (work / "fp32" / "model.onnx", work / "images.npy")
-            python = pythons.get(key, sys.executable)
+            python = pythons.get(interpreter, sys.executable)
             command = [python, SCRIPTS / f"{script}.py", *given, place, variant or count]
             cost = tools.run(command, asked.cap_gb, asked.cpus)
             cost.pop("entry", None)
@@ -75,7 +78,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(TOOLS))
     parser.add_argument("--cpus", type=int, default=1)
     parser.add_argument("--cap-gb", type=float, default=8.0)
-    parser.add_argument("--python", action="append", default=[], metavar="TOOL=PATH")
+    parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH", help="of nncf, modelopt, inc")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(asked, Path(folder))
