@@ -5,6 +5,7 @@ from functools import partial
 from math import isfinite
 
 from rescompress.benchmarking.results import Results
+from rescompress.cli import profiled
 from rescompress.cli.show import table
 from rescompress.reporting import compared
 from rescompress.reporting.comparison import Comparison
@@ -38,6 +39,7 @@ def show_results(found: Results) -> None:
     titles = [*first, *(title for title in columns if title not in first)]
     shown = [[_artifact(each, row), *(columns[title](each) for title in titles)] for each in row.latencies]
     table(["artifact", *titles], shown)
+    profiled.show(row)
     if row.scenario != "interleaved":
         asked = ", ".join(f"{name} {value:g}" for name, value in row.target.items())
         print(f"Asked by MLPerf LoadGen, {row.scenario}: {asked}. This is no MLPerf result.")
