@@ -1,15 +1,20 @@
 """What the numbers of a report mean and what they don't prove, in sentences; and the facts of the machine."""
 
-from rescompress.spec import Environment, RunReport
+from rescompress.reporting import wording
+from rescompress.reporting.layers import Layers
+from rescompress.spec import BenchmarkRow, Environment, RunReport
 
 
 def meanings(report: RunReport) -> tuple[str, ...]:
     """How each number was come by, a sentence each."""
     said = [
-        "Accuracy is top-1. Its brackets are Wilson score intervals, 95 %. "
-        "“Eager” is the stage's checkpoint in PyTorch; “runtime” is the exported artifact in its own runtime.",
-        "MACs and parameters are for one image and the whole network. “Weights” are the bytes that the weights need at "
-        "their bit-widths; “File” is what the artifact takes on disk.",
+        "Accuracy is top-1: of the results in the artifact's own runtime, of the stages in eager PyTorch. Its brackets "
+        "are Wilson score intervals, 95 %.",
+        "MACs and parameters are for one image and the whole network. Size is what the artifact takes on disk; weights "
+        "are the bytes that they need at their bit-widths.",
+        "A rung says how far an artifact is proven: "
+        + ", ".join(f"{name} {said}" for name, said in wording.RUNGS.items())
+        + ".",
         "SQNR is the signal to quantization noise ratio of the logits, eager PyTorch being the signal; max-abs is the "
         "largest difference of any logit.",
         "“Integers” are what the exported file stores and asks for. "
@@ -38,8 +43,35 @@ def limits(report: RunReport) -> tuple[str, ...]:
     return (
         seen if report.data else unseen,
         f"{timed} Decoding and preprocessing are not part of it." if report.benchmark else "Nothing was timed.",
-        "Energy, memory in use, and behaviour under load from other programs were not measured.",
+        f"{_unmeasured(report.benchmark)} under load from other programs were not measured.",
     )
+
+
+def layers(found: Layers) -> str:
+    """What the picture of an artifact's layers shows."""
+    said = ["A column for each layer, in the order of execution."]
+    if found.timed_by:
+        said.append(f"Times are those of {found.timed_by}, which slows everything down: compare shares.")
+        if found.elsewhere_ms:
+            said.append(f"Another {wording.real(found.elsewhere_ms)} ms belong to none of these layers.")
+    if any(row.precision for row in found.rows):
+        said.append("Bits are what the runtime computes in.")
+    if found.sensitivity:
+        said.append(f"Sensitivity is the SQNR of {found.sensitivity}: the fewer decibels, the higher the bar.")
+    missing = [] if found.timed_by else ["the time"]
+    missing += [] if found.sensitivity else ["the sensitivity"]
+    if missing:
+        said.append(f"Nobody measured {' or '.join(missing)} of these layers.")
+    return " ".join(said)
+
+
+def _unmeasured(timing: BenchmarkRow | None) -> str:
+    rows = timing.latencies if timing else ()
+    energy = any(row.energy_mj is not None for row in rows)
+    memory = any(row.cold.peak_rss_bytes is not None for row in rows)
+    left = [name for name, known in (("Energy", energy), ("memory in use", memory)) if not known]
+    words = ", ".join([*left, "and behaviour" if left else "Behaviour"])
+    return words[0].upper() + words[1:]
 
 
 def machine(environment: Environment) -> tuple[tuple[str, str], ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from rescompress.artifact import to_json, write_bytes
-from rescompress.reporting import network, pages, wording
+from rescompress.reporting import drawing, network, pages, wording
 from rescompress.reporting.tables import Cell, Table
 from rescompress.reporting.verdict import Tone
 from rescompress.views import Finding, GroupView, Inspection, LayerView
@@ -58,8 +58,8 @@ def render(found: Inspection) -> str:
         totals=_totals(found),
         kinds=kinds(found.findings),
         # Every text in the picture is escaped where it is drawn.
-        wide=Markup(network.draw(found, network.WIDE)),  # noqa: S704
-        narrow=Markup(network.draw(found, network.NARROW)),  # noqa: S704
+        wide=Markup(network.draw(found, drawing.WIDE)),  # noqa: S704
+        narrow=Markup(network.draw(found, drawing.NARROW)),  # noqa: S704
         layers=_layer_table(found.layers, measured=found.images is not None),
         blocks=_block_table(found),
         groups=_group_table(found.groups),

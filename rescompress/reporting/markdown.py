@@ -3,14 +3,15 @@
 import re
 
 from rescompress.reporting import verdict
-from rescompress.reporting.tables import Cell, Table, notes, stage_table, verification_table
+from rescompress.reporting.tables import Cell, Table, notes, result_table, stage_table, verification_table
 from rescompress.spec import RunReport
 
 MARKS = {"good": "✅", "warn": "⚠️", "bad": "❌", "none": "▫️"}
+LEFT_OUT = ("Inputs", "Max-abs", "Ops of the optimized graph")
 
 
 def render(report: RunReport) -> str:
-    """Verdict, headline, stages, verification, notes and the command that repeats the run."""
+    """Verdict, headline, results, verification, stages, notes and the command that repeats the run."""
     overall = verdict.overall(report)
     parts = [
         f"## {escaped(report.name)}: {MARKS[overall.tone]} {overall.word}",
@@ -19,15 +20,25 @@ def render(report: RunReport) -> str:
         f"Model: {escaped(report.model)}. Data: {escaped(report.data or 'none')}. "
         f"Machine: {escaped(report.environment.cpu)}, {report.environment.cores} cores. "
         f"rescompress {escaped(report.tool_version)}.",
-        grid(stage_table(report)),
-        "Brackets are 95 % intervals. A latency ratio below 1 is faster than the baseline.",
     ]
     if report.artifacts:
-        parts.append(grid(verification_table(report)))
+        parts += [
+            grid(result_table(report)),
+            "Brackets are 95 % intervals. A latency ratio below 1 is faster than the baseline.",
+            grid(_short(verification_table(report))),
+        ]
+    parts.append(grid(stage_table(report)))
     if said := notes(report):
         parts.append("\n".join(f"- {escaped(note)}" for note in said))
     parts.append(fenced(report.command))
     return "\n\n".join(parts) + "\n"
+
+
+def _short(table: Table) -> Table:
+    """The columns that a pull request has room for."""
+    kept = [place for place, name in enumerate(table.columns) if name not in LEFT_OUT]
+    rows = tuple(tuple(row[place] for place in kept) for row in table.rows)
+    return Table(tuple(table.columns[place] for place in kept), rows)
 
 
 def _judged(judgement: verdict.Judgement) -> str:

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import escape
 
 from rescompress.reporting import wording
+from rescompress.reporting.drawing import WIDE, Sheet, framed, rect, short, text
 from rescompress.reporting.panels import ADD, GAP, HEAD, PAD, ROW, Panel, columns, edges_db, heat, panels
 from rescompress.views import Finding, Inspection, LayerView
 
@@ -14,6 +15,8 @@ RAIL, SKIP, TEXT, NUMBER, BETWEEN = 29, 14, 46, 52, 20
 MARGIN = 24
 GLYPH, BOLD = 6.4, 7.0
 """Mean widths of glyphs at 11 pixels, generous, because the browser chooses the font."""
+
+
 STYLE = """
 .network text { font: 11px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; fill: var(--ink);
   stroke: none; font-variant-numeric: tabular-nums; }
@@ -25,17 +28,6 @@ STYLE = """
 .network .node { fill: var(--paper); }
 .network .mark { font-weight: 700; font-size: 10px; fill: var(--paper); }
 """
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """How wide a picture is, in CSS pixels, and of how many columns at most."""
-
-    width: int
-    columns: int
-
-
-WIDE, NARROW = Sheet(1060, 3), Sheet(330, 1)
 
 
 @dataclass(frozen=True)
@@ -80,7 +72,7 @@ def draw(found: Inspection, sheet: Sheet) -> str:
     block's top and comes back at its add. Equal inspections give equal bytes.
     """
     drawn, height = _drawn(found, sheet)
-    return _framed(found, [f"<style>{STYLE}</style>", *drawn], f"0 0 {sheet.width} {height}")
+    return framed([f"<style>{STYLE}</style>", *drawn], f"0 0 {sheet.width} {height}", _label(found), "network")
 
 
 def standalone(found: Inspection) -> str:
@@ -88,15 +80,13 @@ def standalone(found: Inspection) -> str:
     palette = (Path(__file__).parent / "palette.css").read_text("utf-8").replace(":root", ".network")
     drawn, height = _drawn(found, WIDE)
     width, height = WIDE.width + 2 * MARGIN, height + 2 * MARGIN
-    ground = _rect(-MARGIN, -MARGIN, width, height, "var(--paper)", radius=0)
+    ground = rect(-MARGIN, -MARGIN, width, height, "var(--paper)", radius=0)
     parts = [f"<style>\n{palette}{STYLE}</style>", ground, *drawn]
-    return _framed(found, parts, f"{-MARGIN} {-MARGIN} {width} {height}") + "\n"
+    return framed(parts, f"{-MARGIN} {-MARGIN} {width} {height}", _label(found), "network") + "\n"
 
 
-def _framed(found: Inspection, parts: Sequence[str], box: str) -> str:
-    label = f"The network layer by layer: {len(found.layers)} layers, {len(found.blocks)} residual blocks."
-    head = f'<svg class="network" xmlns="http://www.w3.org/2000/svg" viewBox="{box}" role="img"'
-    return "\n".join([f"{head} aria-label={quoteattr(label)}>", *parts, "</svg>"])
+def _label(found: Inspection) -> str:
+    return f"The network layer by layer: {len(found.layers)} layers, {len(found.blocks)} residual blocks."
 
 
 def _drawn(found: Inspection, sheet: Sheet) -> tuple[list[str], int]:
@@ -122,29 +112,29 @@ def _key(found: Inspection) -> Key:
         edges_db=edges_db(found),
         longest=max((layer.macs for layer in found.layers), default=1) or 1,
         marks={name: tuple(findings) for name, findings in marks.items()},
-        about="SQNR of the output with one layer in INT8" if found.images else "SQNR of the weights in INT8",
+        about="SQNR of output, one layer in INT8" if found.images else "SQNR of the weights in INT8",
     )
 
 
 def _legend(key: Key, sheet: Sheet) -> tuple[list[str], int]:
     """What colours, lengths and marks mean, and where it ends."""
-    drawn, step = [_text(0, 10, f"Colour: {key.about}, dB", "title")], 38
+    drawn, step = [text(0, 10, f"Colour: {key.about}, dB", "title")], 38
     for place in range(len(key.edges_db) + 1):
-        drawn.append(_rect(place * step, 18, step - 2, 10, f"var(--heat-{place})"))
+        drawn.append(rect(place * step, 18, step - 2, 10, f"var(--heat-{place})"))
     for place, edge in enumerate(key.edges_db, 1):
-        drawn.append(_text(place * step - 1, 41, f"{edge:g}", "quiet", "middle"))
-    drawn.append(_text((len(key.edges_db) + 1) * step + 10, 27, "robust to sensitive", "quiet"))
+        drawn.append(text(place * step - 1, 41, f"{edge:g}", "quiet", "middle"))
+    drawn.append(text((len(key.edges_db) + 1) * step + 10, 27, "robust to sensitive", "quiet"))
     x, y = (420, 10) if sheet.width > 600 else (0, 64)
-    drawn.append(_text(x, y, "Bar: MACs", "title"))
-    drawn.append(_text(x, y + 17, f"longest {wording.count(key.longest)}", "quiet"))
+    drawn.append(text(x, y, "Bar: MACs", "title"))
+    drawn.append(text(x, y + 17, f"longest {wording.count(key.longest)}", "quiet"))
     x, y = (560, 10) if sheet.width > 600 else (110, 64)
-    drawn.append(_text(x, y, "Shortcut", "title"))
+    drawn.append(text(x, y, "Shortcut", "title"))
     for number, (kind, name) in enumerate((("", "identity or projection"), ("fixed", "fixed weights"))):
         drawn.append(f'<path class="skip {kind}" d="M{x} {y + 13 + 16 * number}h18"/>')
-        drawn.append(_text(x + 24, y + 17 + 16 * number, name, "quiet"))
+        drawn.append(text(x + 24, y + 17 + 16 * number, name, "quiet"))
     x, y = (760, 10) if sheet.width > 600 else (0, 116)
-    drawn += [_text(x, y, "Mark", "title"), *_mark(x + 6, y + 13, "warning")]
-    drawn.append(_text(x + 18, y + 17, "something will hurt", "quiet"))
+    drawn += [text(x, y, "Mark", "title"), *_mark(x + 6, y + 13, "warning")]
+    drawn.append(text(x + 18, y + 17, "something will hurt", "quiet"))
     return drawn, 56 if sheet.width > 600 else 142
 
 
@@ -154,7 +144,7 @@ def _column(found: Sequence[Panel], column: Column, key: Key, top: float) -> tup
     grounds, drawn = [], []
     for panel in found:
         if panel.block:
-            grounds.append(_rect(column.x, y, column.width, panel.height, "var(--page)", radius=8))
+            grounds.append(rect(column.x, y, column.width, panel.height, "var(--page)", radius=8))
         drawn += _panel(panel, column, key, y)
         y += panel.height + GAP
     end = y - GAP + 12
@@ -168,8 +158,8 @@ def _panel(panel: Panel, column: Column, key: Key, y: float) -> list[str]:
     if block:
         shape = wording.TIMES.join(map(str, block.output_shape))
         room = (column.width - TEXT - 24 - GLYPH * len(f"{block.kind} {shape}")) / BOLD
-        drawn.append(_text(column.x + TEXT, y + 17, _short(block.name, int(room)), "title"))
-        drawn.append(_text(column.x + column.width - 12, y + 17, f"{block.kind} {shape}", "quiet", "end"))
+        drawn.append(text(column.x + TEXT, y + 17, short(block.name, int(room)), "title"))
+        drawn.append(text(column.x + column.width - 12, y + 17, f"{block.kind} {shape}", "quiet", "end"))
         drawn += _shortcut(panel, column, y)
     aside = set(block.shortcut_layers) if block else set()
     for number, layer in enumerate(panel.layers):
@@ -189,7 +179,7 @@ def _shortcut(panel: Panel, column: Column, y: float) -> list[str]:
         f'<path class="{kind}" d="M{line:.1f} {y + 2:.1f}{bend}V{end - 11:.1f}{back}"/>',
         f'<circle class="node skip" style="fill:var(--paper)" cx="{line:.1f}" cy="{end:.1f}" r="6.5"/>',
         f'<path class="skip" d="M{line - 3.5:.1f} {end:.1f}h7m-3.5 -3.5v7"/>',
-        _text(column.x + TEXT, end + 4, f"add, {panel.block.shortcut} shortcut", "quiet"),
+        text(column.x + TEXT, end + 4, f"add, {panel.block.shortcut} shortcut", "quiet"),
     ]
 
 
@@ -205,12 +195,12 @@ def _row(layer: LayerView, column: Column, key: Key, y: float, aside: bool) -> l
     told = " ".join([_told(layer), *(finding.fact for finding in marks)])
     drawn = [
         f'<g class="layer"><title>{escape(told)}</title>',
-        _rect(column.x + TEXT - 4, y, column.width - TEXT - 4, ROW, "transparent"),
+        rect(column.x + TEXT - 4, y, column.width - TEXT - 4, ROW, "transparent"),
         f'<rect class="node {"skip" if aside else "line"}" style="fill:{colour};stroke-opacity:1" '
         f'x="{x - 4.5:.1f}" y="{middle - 4.5:.1f}" width="9" height="9" rx="2"/>',
-        _text(column.x + TEXT, middle + 4, _short(inside, int(room))),
-        _rect(column.bar, middle - 6, length, 12, colour, radius=2),
-        _text(column.x + column.width - 12, middle + 4, wording.count(layer.macs), "quiet", "end"),
+        text(column.x + TEXT, middle + 4, short(inside, int(room))),
+        rect(column.bar, middle - 6, length, 12, colour, radius=2),
+        text(column.x + column.width - 12, middle + 4, wording.count(layer.macs), "quiet", "end"),
     ]
     if marks:
         drawn += _mark(column.bar - 11, middle, marks[0].severity)
@@ -219,7 +209,7 @@ def _row(layer: LayerView, column: Column, key: Key, y: float, aside: bool) -> l
 
 def _mark(x: float, y: float, severity: str) -> list[str]:
     colour = "var(--bad)" if severity == "error" else "var(--warn)"
-    return [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{colour}"/>', _text(x, y + 3.6, "!", "mark", "middle")]
+    return [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{colour}"/>', text(x, y + 3.6, "!", "mark", "middle")]
 
 
 def _told(layer: LayerView) -> str:
@@ -231,18 +221,3 @@ def _told(layer: LayerView) -> str:
         f"{layer.layer}: {layer.op}{kernel} to {shape}, {wording.count(layer.params)} parameters, "
         f"{wording.count(layer.macs)} MACs, SQNR {sqnr}."
     )
-
-
-def _rect(x: float, y: float, width: float, height: float, fill: str, radius: float = 1) -> str:
-    size = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
-    return f'<rect {size} rx="{radius:g}" fill="{fill}"/>'
-
-
-def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> str:
-    where = f' text-anchor="{anchor}"' if anchor != "start" else ""
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}"{where}>{escape(text)}</text>'
-
-
-def _short(name: str, most: int) -> str:
-    """The end of a name that is too long: it says more than the beginning."""
-    return name if len(name) <= most else f"…{name[1 - max(2, most) :]}"

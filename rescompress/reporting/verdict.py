@@ -1,5 +1,6 @@
 """What a run came to, in words: the judgements for the box on top and the headline."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,11 @@ class Candidate:
     name: str
     artifact: ArtifactRow
     latency: LatencyRow | None
+
+    @property
+    def stage(self) -> str:
+        """The stage that it was exported from, the same for each backend."""
+        return stage_of(self.artifact)
 
 
 def overall(report: RunReport) -> Judgement:
@@ -91,12 +97,28 @@ def candidates(report: RunReport) -> tuple[Candidate, ...]:
     timed = {(row.label, row.backend): row for row in report.benchmark.latencies} if report.benchmark else {}
     return tuple(
         Candidate(
-            f"{artifact.label} ({artifact.backend})" if several else artifact.label,
+            _name(artifact, several),
             artifact,
             timed.get((artifact.label, artifact.backend)),
         )
         for artifact in report.artifacts
     )
+
+
+def timed_names(timing: BenchmarkRow) -> tuple[str, ...]:
+    """The names of what was timed, like those of the candidates."""
+    several = len({row.backend for row in timing.latencies}) > 1
+    return tuple(_name(row, several) for row in timing.latencies)
+
+
+def stages_of(rows: Sequence[LatencyRow | ArtifactRow]) -> tuple[str, ...]:
+    """The stages of artifacts in their order, each once: what a plot has a colour for."""
+    return tuple(dict.fromkeys(map(stage_of, rows)))
+
+
+def stage_of(row: LatencyRow | ArtifactRow) -> str:
+    """A label without the backend that a stage was done for, if it was done for several."""
+    return row.label.removesuffix(f"-{row.backend}")
 
 
 def rung(candidate: Candidate) -> Rung:
@@ -111,18 +133,23 @@ def headline(report: RunReport) -> str:
 
 
 def phrases(report: RunReport) -> tuple[str, ...]:
-    """The headline in parts, so that a page breaks its lines between them."""
+    """The headline in parts, so that a page breaks its lines between them.
+
+    Of several backends it tells of the one whose last artifact is fastest, or of the last where none was timed.
+    """
     rows = candidates(report)
     if not rows:
         return ("No artifact was exported",)
-    first, last = rows[0], rows[-1]
+    first, last = _ends(report, rows)
     if len(rows) == 1:
         return (f"One artifact of {wording.size(last.artifact.size_bytes)}", _accuracy(first, last))
     smaller = last.artifact.size_bytes / first.artifact.size_bytes
+    several = len({row.artifact.backend for row in rows}) > 1
     return (
         f"{wording.real(smaller, 2)}{wording.TIMES} the size",
         _latency(report, first, last),
         _accuracy(first, last),
+        *((f"in {last.artifact.backend}",) if several else ()),
     )
 
 
@@ -130,6 +157,23 @@ def no_difference(row: LatencyRow, timing: BenchmarkRow) -> bool:
     """The ratio can't be told from 1: its interval holds 1, or it is inside 1 % or the noise floor."""
     within_noise = abs(row.ratio - 1) < max(0.01, timing.noise_floor)
     return within_noise or row.ratio_low <= 1 <= row.ratio_high
+
+
+def _name(row: LatencyRow | ArtifactRow, several: bool) -> str:
+    return f"{stage_of(row)} ({row.backend})" if several else row.label
+
+
+def _ends(report: RunReport, rows: Sequence[Candidate]) -> tuple[Candidate, Candidate]:
+    """The baseline that ratios are against, and the artifact to tell of."""
+    timed = report.benchmark.latencies[:1] if report.benchmark else ()
+    first = next((row for row in rows if row.latency and row.latency in timed), rows[0])
+    finals = {row.artifact.backend: row for row in rows}.values()
+    return first, min((row for row in finals if row.latency), key=_p50, default=rows[-1])
+
+
+def _p50(row: Candidate) -> float:
+    assert row.latency
+    return row.latency.p50_ms
 
 
 def _latency(report: RunReport, first: Candidate, last: Candidate) -> str:

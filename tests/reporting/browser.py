@@ -16,9 +16,9 @@ import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync --hide-scrollbars --remote-debugging-pipe"
-).split()
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe"),
+)
 # The browser reads commands from its third file and writes answers to its fourth.
 LAUNCHER = "import os, sys; r, w = map(int, sys.argv[1:3]); r, w = os.dup(r), os.dup(w); "
 LAUNCHER += "os.dup2(r, 3); os.dup2(w, 4); os.execv(sys.argv[3], sys.argv[3:])"
@@ -108,6 +108,7 @@ class Browser:
 
     def pdf(self) -> bytes:
         """The page as it prints, backgrounds included."""
+        self._call("Emulation.setEmulatedMedia", media="print", features=[])
         return base64.b64decode(self._call("Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"])
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from rescompress.spec import (
     StageRow,
     VerificationRow,
 )
+from tests.reporting.made_up import biggest, enriched
 
 EVIL = '<script>alert("x")</script> & $x^2$ | `Überprüfung` 剪枝 ✂'
 
@@ -235,6 +236,14 @@ def two_backends() -> RunReport:
     return replace(report, artifacts=rows, benchmark=benchmark)
 
 
+def everything() -> RunReport:
+    return enriched(realistic())
+
+
+def every_backend() -> RunReport:
+    return biggest(realistic())
+
+
 def nothing_exported() -> RunReport:
     return replace(realistic(), artifacts=(), benchmark=None, gate=None)
 
@@ -250,6 +259,8 @@ VARIANTS: dict[str, Callable[[], RunReport]] = {
         evil_names,
         many_layers,
         two_backends,
+        everything,
+        every_backend,
         nothing_exported,
     )
 }

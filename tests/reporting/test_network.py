@@ -11,7 +11,7 @@ import pytest
 
 from rescompress.reporting import inspection as page
 from rescompress.reporting import network, panels
-from rescompress.reporting.network import NARROW, WIDE, Sheet
+from rescompress.reporting.drawing import NARROW, WIDE, Sheet
 from rescompress.views import INSPECTION_SCHEMA, BlockView, Finding, GroupView, Inspection, LayerView, Totals
 
 EVIL = '<script>alert("x")</script> & ]]> `$x$` 剪枝'

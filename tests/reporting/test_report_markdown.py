@@ -16,7 +16,7 @@ def tables(content: str) -> list[list[str]]:
 
 def test_tables_are_well_formed(any_report: RunReport) -> None:
     found = tables(markdown.render(any_report))
-    assert len(found) == (2 if any_report.artifacts else 1)
+    assert len(found) == (3 if any_report.artifacts else 1)
     for table in found:
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table}
         assert len(widths) == 1
@@ -28,7 +28,7 @@ def test_a_markdown_parser_sees_tables_and_no_html(any_report: RunReport) -> Non
     kinds: list[str] = []
     for token in parser.parse(markdown.render(any_report)):
         kinds += [token.type, *(child.type for child in token.children or ())]
-    assert kinds.count("table_open") == (2 if any_report.artifacts else 1)
+    assert kinds.count("table_open") == (3 if any_report.artifacts else 1)
     assert not {"html_block", "html_inline", "link_open", "image", "code_inline"} & set(kinds)
     assert kinds.count("fence") == 1
 

@@ -6,10 +6,11 @@ from itertools import combinations
 
 import pytest
 
-from rescompress.reporting import plots
+from rescompress.reporting import distributions, plots
 from rescompress.reporting.placement import GLYPH, Box, place
-from rescompress.reporting.plots import NARROW, NARROW_STRIP, WIDE, WIDE_STRIP, Canvas
-from rescompress.spec import PrecisionReport, RunReport
+from rescompress.reporting.plots import FULL, NARROW, TALL, WIDE, Canvas
+from rescompress.spec import BenchmarkRow, LatencyRow, RunReport
+from tests.reporting.made_up import BACKENDS
 
 
 def series(drawn: str | None, name: str) -> int:
@@ -17,32 +18,29 @@ def series(drawn: str | None, name: str) -> int:
     return len(re.findall(rf'<g id="{name}-\d+"><title>', drawn))
 
 
+def timing(report: RunReport, *rows: LatencyRow) -> BenchmarkRow:
+    """The report's benchmark, or one with these rows alone."""
+    assert report.benchmark
+    return replace(report.benchmark, latencies=rows) if rows else report.benchmark
+
+
 @pytest.mark.parametrize("canvas", [WIDE, NARROW])
 def test_a_point_and_a_curve_for_each_artifact(report: RunReport, canvas: Canvas) -> None:
     assert series(plots.pareto(report, canvas), f"pareto-{canvas.name}") == 5
-    assert series(plots.distribution(report, canvas), f"latency-{canvas.name}") == 5
-
-
-@pytest.mark.parametrize("canvas", [WIDE_STRIP, NARROW_STRIP])
-def test_a_bar_for_each_layer(variants: dict[str, RunReport], canvas: Canvas) -> None:
-    for name, expected in (("realistic", 28), ("many_layers", 200)):
-        drawn = plots.bit_widths(variants[name].artifacts[-1], canvas, "0")
-        assert series(drawn, f"layers-{canvas.name}-0") == expected
+    assert series(distributions.distribution(timing(report), canvas), f"latency-{canvas.name}") == 5
 
 
 def test_nothing_to_draw_is_no_plot(variants: dict[str, RunReport]) -> None:
     assert plots.pareto(variants["without_data"], WIDE) is None
     assert plots.pareto(variants["without_benchmark"], WIDE) is None
-    assert plots.distribution(variants["without_benchmark"], WIDE) is None
-    bare = replace(variants["realistic"].artifacts[0], precision=PrecisionReport((), {}))
-    assert plots.bit_widths(bare, WIDE_STRIP, "0") is None
+    first = timing(variants["realistic"]).latencies[0]
+    assert distributions.distribution(timing(variants["realistic"], replace(first, ecdf_ms=())), WIDE) is None
 
 
 def test_colours_come_from_the_page(report: RunReport) -> None:
     for drawn in (
         plots.pareto(report, WIDE),
-        plots.distribution(report, WIDE),
-        plots.bit_widths(report.artifacts[-1], WIDE_STRIP, "0"),
+        distributions.distribution(timing(report), WIDE),
     ):
         assert drawn is not None
         assert "var(--ink)" in drawn
@@ -77,10 +75,9 @@ def test_an_invalid_benchmark_has_no_front(variants: dict[str, RunReport]) -> No
 
 
 def test_a_wide_span_of_latencies_is_drawn_on_a_log_axis(report: RunReport) -> None:
-    assert report.benchmark
-    first, *rest = report.benchmark.latencies
+    first, *rest = timing(report).latencies
     slow = replace(first, ecdf_ms=tuple(100 * value for value in first.ecdf_ms))
-    drawn = plots.distribution(replace(report, benchmark=replace(report.benchmark, latencies=(slow, *rest))), WIDE)
+    drawn = distributions.distribution(timing(report, slow, *rest), WIDE)
     assert drawn is not None
     ticks = {float(text) for text in re.findall(r">(\d+)</text>", drawn)}
     assert {10, 100, 1000} <= ticks
@@ -88,22 +85,27 @@ def test_a_wide_span_of_latencies_is_drawn_on_a_log_axis(report: RunReport) -> N
 
 @pytest.mark.parametrize("ecdf", [(1.0,), (0.0, 1.0), tuple(float(value) for value in range(10_000))])
 def test_odd_distributions_are_drawn_and_stay_small(ecdf: tuple[float, ...], report: RunReport) -> None:
-    assert report.benchmark
-    row = replace(report.benchmark.latencies[0], ecdf_ms=ecdf)
-    drawn = plots.distribution(replace(report, benchmark=replace(report.benchmark, latencies=(row,))), WIDE)
+    drawn = distributions.distribution(timing(report, replace(timing(report).latencies[0], ecdf_ms=ecdf)), WIDE)
     assert drawn is not None
     assert series(drawn, "latency-wide") == 1
     assert len(drawn) < 20_000
 
 
-def test_unknown_precisions_get_a_bar_too(report: RunReport) -> None:
-    last = report.artifacts[-1]
-    names = ("fp32", "bf16", "int4", "mystery", "uint8", "float8_e4m3")
-    layers = tuple(replace(row, precision=name) for row, name in zip(last.precision.layers, names, strict=False))
-    drawn = plots.bit_widths(replace(last, precision=PrecisionReport(layers, {})), WIDE_STRIP, "0")
-    assert series(drawn, "layers-wide-0") == len(names)
-    assert drawn is not None
-    assert "MYSTERY" in drawn
+def test_each_backend_has_a_panel_and_a_shape(variants: dict[str, RunReport]) -> None:
+    report = variants["every_backend"]
+    curves, points = distributions.distribution(timing(report), FULL), plots.pareto(report, FULL)
+    assert series(curves, "latency-wide") == series(points, "pareto-wide") == 30
+    for drawn in (curves, points):
+        assert drawn is not None
+        for backend in BACKENDS:
+            assert f">{backend}<" in drawn
+    assert points is not None
+    # only what nothing beats is named beside its point, and none of it is where a phone has no room
+    assert ">04-quantize (onnxruntime)<" in points
+    assert ">04-quantize (inductor)<" not in points
+    narrow = plots.pareto(report, TALL)
+    assert narrow is not None
+    assert "(onnxruntime)<" not in re.sub(r"<title>.*?</title>", "", narrow)
 
 
 def test_names_of_crowded_points_do_not_cover_each_other() -> None:

@@ -51,6 +51,8 @@ def test_the_headline_leaves_out_what_it_does_not_know(variants: dict[str, RunRe
     assert "latency not comparable" in verdict.headline(variants["invalid_benchmark"])
     assert "(indicative)" in verdict.headline(variants["evil_names"])
     assert verdict.headline(variants["nothing_exported"]) == "No artifact was exported."
+    assert verdict.phrases(variants["two_backends"])[-1] == "in onnxruntime"
+    assert f"2.9{X} faster" in verdict.headline(variants["every_backend"])  # of six, the fastest is told of
     alone = replace(variants["realistic"], artifacts=variants["realistic"].artifacts[:1])
     assert verdict.headline(alone) == "One artifact of 44.8 MB, accuracy 98.3 %."
 
@@ -80,6 +82,8 @@ def test_a_failed_verification_outweighs_a_passed_gate(variants: dict[str, RunRe
 
 def test_limits_do_not_claim_what_was_not_done(variants: dict[str, RunReport]) -> None:
     assert "Nothing was timed." in footnotes.limits(variants["without_benchmark"])
+    assert footnotes.limits(variants["realistic"])[-1].startswith("Energy, memory in use, and behaviour")
+    assert footnotes.limits(variants["everything"])[-1].startswith("Energy, and behaviour")
     assert footnotes.limits(variants["without_data"])[0].startswith("Accuracy was not measured")
 
 
