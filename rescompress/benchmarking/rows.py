@@ -116,7 +116,7 @@ def facts(
         disturbance=disturbance,
         departed=found.departed,
         unverified=found.unverified,
-        seconds={name: sum(float(block.sum()) for block in of_one) / 1e9 for name, of_one in blocks.items()},
+        seconds={name: _measured_s(done, i) for i, name in enumerate(names)},
         gpu=tuple(name for name, one in zip(names, candidates.artifacts, strict=True) if on_gpu(one.manifest)),
         objections=tuple(scenarios.objections(names, done[0].traffic, [one.answered for one in done])),
     )
@@ -133,6 +133,12 @@ def raw(candidates: Candidates, done: Sequence[Launch]) -> Raw:
 def _times(candidates: Candidates, done: Sequence[Launch]) -> list[list[Block]]:
     """By candidate and launch, all latencies ``[queries]``."""
     return [[np.concatenate(one.blocks[i]) for one in done] for i in range(len(candidates.names))]
+
+
+def _measured_s(done: Sequence[Launch], i: int) -> float:
+    """How long one candidate was measured: until LoadGen's last answer, or as long as its queries took."""
+    asked = sum(one.answered[i].seconds for one in done if one.answered)
+    return asked or sum(float(block.sum()) for block in _blocks(done, i)) / 1e9
 
 
 def _compute_p50_ms(done: Sequence[Launch], i: int) -> float | None:
