@@ -50,6 +50,8 @@ def agree(knobs: Mapping[str, Any]) -> None:
     ):
         if scenario != of and knobs[knob] != default:
             raise RecipeError(f"{knob} says nothing in the {scenario} scenario.", f"Leave it out, or ask for {of}.")
+    if scenario != "interleaved" and knobs.get("device"):
+        raise RecipeError("LoadGen asks on this machine only.", "Leave device out, or time it interleaved.")
     if scenario in ("single-stream", "multi-stream") and knobs["batch"] != 1:
         raise RecipeError(
             f"Queries of the {scenario} scenario have their own size; batch says nothing there.",
@@ -174,7 +176,9 @@ def objections(names: Sequence[str], traffic: Traffic | None, runs: Runs) -> Ite
         traffic: what LoadGen was asked to do.
         runs: what it saw.
     """
-    for i, name in enumerate(names if traffic else ()):
+    if traffic is None:
+        return
+    for i, name in enumerate(names):
         of_one = [run[i] for run in runs]
         short = sum("min_duration" in run.unmet or "min_queries" in run.unmet for run in of_one)
         if short:

@@ -28,12 +28,13 @@ class Desk:
 
     def __init__(self, session: Session, ring: Images, batch: int) -> None:
         self._session, self._ring, self.batch = session, ring, batch
+        self._held = ring
         self.failure: Exception | None = None
 
     def load(self, indices: Sequence[int]) -> None:
         """Lay the images in the order in which LoadGen has shuffled them: what it asks for in a row lies in a row."""
         self._order = np.resize(indices, len(indices) + self.batch - 1).tolist()
-        self._held = cast(Images, np.ascontiguousarray(self._ring[self._order]))
+        self._held = self._ring[self._order]
         self._places = {index: place for place, index in reversed(list(enumerate(indices)))}
 
     def answer(self, ids: Sequence[int], indices: Sequence[int]) -> None:
@@ -60,7 +61,7 @@ class Desk:
         place = self._places[indices[0]]
         if self._order[place : place + len(indices)] == list(indices):
             return self._held[place : place + len(indices)]
-        return cast(Images, self._ring[list(indices)])
+        return self._ring[list(indices)]
 
 
 def queued(start: Callable[[Issue], None], desk: Desk) -> None:

@@ -131,6 +131,7 @@ def test_runs_that_ended_early_are_told():
         ({"scenario": "offline", "samples_per_query": 4}, "samples_per_query says nothing"),
         ({"scenario": "multi-stream", "batch": 4}, "batch says nothing"),
         ({"scenario": "single-stream", "batch": 4}, "batch says nothing"),
+        ({"scenario": "offline", "device": "ssh://board"}, "on this machine only"),
         ({"scenario": "server", "qps": 0}, "qps must be"),
         ({"scenario": "serve"}, "scenario must be"),
     ],
