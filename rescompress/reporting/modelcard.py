@@ -48,7 +48,8 @@ def metadata(report: RunReport) -> dict[str, Any]:
     rows, recipe = verdict.candidates(report), _recipe(report)
     measured = [row for row in rows if row.artifact.verification.accuracy]
     licences = {str(row.artifact.knobs["license"]) for row in rows if row.artifact.knobs.get("license")}
-    checkpoint = str((recipe.get("model") or {}).get("checkpoint") or "")
+    model = recipe.get("model")
+    checkpoint = str(model.get("checkpoint") if isinstance(model, dict) else model)
     found: dict[str, Any] = {
         "library_name": LIBRARIES.get(rows[-1].artifact.backend, rows[-1].artifact.backend) if rows else None,
         "license": licences.pop() if len(licences) == 1 else None,
