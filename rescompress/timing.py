@@ -152,7 +152,7 @@ class BenchmarkRow:
         raw: file with every measured latency in nanoseconds, relative to the row.
         scenario: who asked the queries.
         target: the scenario's own numbers, such as ``{"qps": 100, "slo_ms": 15}``.
-        device: where it was timed: empty for this machine, else the device's address without its user.
+        device: where it was timed: empty for this machine, else how the device is reached and its processor.
         conditions: what may disturb or explain the numbers (governor, turbo, quota, load, clocks, temperatures, …) in
             words; what the system doesn't tell is ``unavailable``.
         profiles: where the time goes, of artifacts whose runtime tells.

@@ -1,37 +1,37 @@
 """How long artifacts take: each in fresh processes, interleaved with the others, judged before it is believed.
 
-``candidates`` says who takes part, ``method`` runs one launch of all of them, ``scenarios`` lets MLPerf LoadGen ask,
-``statistics`` turns nanoseconds into intervals, ``rows`` writes the numbers down, ``validity`` says whether they can be
-trusted, and ``machine`` what they were measured on; ``conditions`` watches it meanwhile. ``profiles`` says where the
-time goes.
+``candidates`` says who takes part, ``here`` and ``remote`` are where, ``method`` runs one launch of all of them, and
+``scenarios`` lets MLPerf LoadGen ask. ``statistics`` turns nanoseconds into intervals, ``rows`` writes the numbers
+down, ``validity`` says whether they can be trusted, and ``machine`` what they were measured on; ``conditions`` watches
+it meanwhile. ``profiles`` says where the time goes.
 """
 
-import itertools
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
 from rescompress.backends import Images
-from rescompress.benchmarking import length, machine, profiles, rows, scenarios, validity
+from rescompress.benchmarking import length, profiles, remote, rows, scenarios, validity
 from rescompress.benchmarking.candidates import Candidates, gathered
-from rescompress.benchmarking.conditions import Watch, on_gpu
-from rescompress.benchmarking.method import Launch, Plan, launch
+from rescompress.benchmarking.here import Here, Place
+from rescompress.benchmarking.method import Launch, Plan
 from rescompress.benchmarking.rows import Raw
 from rescompress.knobs import agreeing, checked
 from rescompress.progress import track
 from rescompress.timing import BenchmarkRow, Scenario
 
-Launcher = Callable[[Candidates, random.Random], Launch]
-"""Makes one launch of all candidates. The source of randomness shuffles their order."""
+
+def _agree(knobs: Mapping[str, Any]) -> None:
+    scenarios.agree(knobs)
+    remote.agree(knobs)
 
 
 @checked
-@agreeing(scenarios.agree)
+@agreeing(_agree)
 def benchmark(
     artifacts: Sequence[Path],
     images: Images | Sequence[Images],
@@ -48,6 +48,7 @@ def benchmark(
     slo_ms: Annotated[float, Field(gt=0)] | None = None,
     samples_per_query: Annotated[int, Field(ge=1)] = scenarios.SAMPLES_PER_QUERY,
     profile: bool = False,
+    device: str = "",
 ) -> tuple[BenchmarkRow, Raw]:
     """Time artifacts side by side; a second copy of the baseline takes part and shows how much is noise.
 
@@ -77,6 +78,9 @@ def benchmark(
         samples_per_query: images of a query in the multi-stream scenario.
         profile: say afterwards which layers take the time, as each runtime's own profiler tells, and what share of this
             machine's peaks the artifacts reach.
+        device: time on another machine, ``ssh://user@host[:port]`` or ``adb://serial``, by the system's own ssh or adb;
+            empty for this machine. Nothing needs to be installed there but Python with the runtime, or the vendor's
+            tool; files stay in its ``~/.cache/rescompress``. The same command goes on with what was begun.
 
     Returns:
         The row (its ``raw`` is empty: the caller names the file), and every measured latency in nanoseconds by
@@ -84,9 +88,12 @@ def benchmark(
 
     Raises:
         RecipeError: a knob is beyond its limits, or says nothing in the scenario.
-        BackendMissing: the scenario needs LoadGen, which is not installed.
+        BackendMissing: the scenario needs LoadGen, which is not installed; or the device can't be reached, or lacks
+            the runtime.
         InputRefused: there is no artifact, no image, or an artifact's files were changed.
         WorkerCrashed: a runtime died while it was loaded, checked or timed.
+        RunLocked: somebody else times on the device.
+        ResourceExhausted: the connection to the device didn't come back.
     """
     traffic = scenarios.traffic(
         scenario,
@@ -99,13 +106,11 @@ def benchmark(
     )
     plan = Plan(traffic.batch if traffic else batch, threads, blocks, block_seconds, traffic)
     candidates = gathered(artifacts, images, plan.batch)
-    watch, before = Watch(gpu=any(on_gpu(artifact.manifest) for artifact in candidates.artifacts)), machine.clock()
-    launcher, order = _launcher(plan, watch), random.Random(seed)  # noqa: S311 - the order of blocks is no secret
     most = launches if traffic else length.most(launches, max_launches)
-    with watch:
-        done = _launched(lambda: launcher(candidates, order), candidates, launches, most)
-    load = machine.load(before, machine.clock())
-    row = _judged(candidates, done, plan, watch, load, seed)
+    place = remote.opened(device, candidates, plan, most, seed) if device else Here(candidates, plan, seed)
+    with place as there:
+        done = _launched(there.launch, candidates, launches, most)
+    row = _judged(candidates, done, plan, there, seed)
     row = replace(row, scenario=scenario, target=scenarios.target(traffic))
     return profiles.explained(row, candidates) if profile else row, rows.raw(candidates, done)
 
@@ -120,15 +125,13 @@ def _launched(launcher: Callable[[], Launch], candidates: Candidates, launches: 
     return done
 
 
-def _judged(
-    candidates: Candidates, done: Sequence[Launch], plan: Plan, watch: Watch, load: machine.Load | None, seed: int
-) -> BenchmarkRow:
+def _judged(candidates: Candidates, done: Sequence[Launch], plan: Plan, place: Place, seed: int) -> BenchmarkRow:
     """The numbers and the verdict on them."""
     rng = np.random.default_rng(seed)
     ratios = rows.ratios(candidates, done, rng)
     noise_floor = rows.noise_floor(ratios[-1])
     latencies = rows.latencies(candidates, done, ratios, rng)
-    verdict, reasons = validity.judge(rows.facts(candidates, done, noise_floor, load, watch.disturbance()))
+    verdict, reasons = validity.judge(rows.facts(candidates, done, noise_floor, place.load, place.disturbance()))
     return BenchmarkRow(
         batch=plan.batch,
         threads=plan.threads,
@@ -138,13 +141,6 @@ def _judged(
         verdict=verdict,
         reasons=reasons,
         raw="",
-        conditions=watch.conditions(),
-    )
-
-
-def _launcher(plan: Plan, watch: Watch) -> Launcher:
-    """Who makes the launches: blocks in turns, on this machine. Scenarios and remote devices are further launchers."""
-    numbers = itertools.count()
-    return lambda candidates, order: launch(
-        candidates.folders, candidates.rings, plan.in_launch(next(numbers)), order, watch
+        device=place.device,
+        conditions=place.conditions(),
     )

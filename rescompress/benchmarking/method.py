@@ -57,6 +57,7 @@ class Launch:
         paired: all candidates took turns, so that blocks at the same place ran in the same round.
         traffic: what LoadGen asked; None where it didn't.
         answered: what LoadGen saw.
+        caveats: why the numbers are indicative at best, a sentence each.
     """
 
     blocks: tuple[tuple[Block, ...], ...]
@@ -68,6 +69,7 @@ class Launch:
     paired: bool = True
     traffic: Traffic | None = None
     answered: tuple[Answered, ...] = ()
+    caveats: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

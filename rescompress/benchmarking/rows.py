@@ -118,7 +118,10 @@ def facts(
         unverified=found.unverified,
         seconds={name: _measured_s(done, i) for i, name in enumerate(names)},
         gpu=tuple(name for name, one in zip(names, candidates.artifacts, strict=True) if on_gpu(one.manifest)),
-        objections=tuple(scenarios.objections(names, done[0].traffic, [one.answered for one in done])),
+        objections=(
+            *scenarios.objections(names, done[0].traffic, [one.answered for one in done]),
+            *done[0].caveats,
+        ),
     )
 
 

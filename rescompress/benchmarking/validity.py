@@ -33,7 +33,7 @@ class Facts:
         foreign: share of the machine's CPU time that other programs took.
         stolen: share of the machine's CPU time that the hypervisor gave to other machines.
         disturbance: what happened to the machine; None where nobody looked.
-        objections: what LoadGen has against its runs, a sentence each.
+        objections: what LoadGen has against its runs, or a device's tool leaves out, a sentence each.
         departed: candidates whose outputs are not those that were verified.
         unverified: why some candidates' outputs could not be compared with verified ones, by name.
         seconds: how long each candidate was measured; empty where nobody counted.

@@ -9,9 +9,9 @@ import contextlib
 import shlex
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,11 +21,11 @@ from rescompress.benchmarking.method import Launch, Plan
 from rescompress.benchmarking.remote import answers, jobs, ways
 from rescompress.benchmarking.remote.device import Device, plain
 from rescompress.benchmarking.remote.jobs import Job
-from rescompress.benchmarking.remote.links import dialled
+from rescompress.benchmarking.remote.links import check, dialled
 from rescompress.benchmarking.remote.lock import alive, locked
 from rescompress.benchmarking.remote.ways import Clocks, Way
-from rescompress.errors import RescompressError, ResourceExhausted, WorkerCrashed
-from rescompress.progress import track
+from rescompress.cpu import UNAVAILABLE
+from rescompress.errors import RecipeError, RescompressError, ResourceExhausted, WorkerCrashed
 
 PAUSE_S = 2.0
 """Longest time between two looks: each starts a shell on the device, which is busy timing."""
@@ -33,27 +33,64 @@ _STARTS = 3
 _LAUNCH_S = 600
 
 
-@dataclass(frozen=True)
-class Told:
-    """What a device made of a benchmark.
+class Remote:
+    """A benchmark that goes on at a device; ``opened`` makes one.
 
     Attributes:
-        launches: as ``method.launch`` gives them.
-        load: what else the device did; None where it doesn't tell.
-        device: how it was reached, and its processor; neither its address nor a user.
-        conditions: what may explain the numbers, in words.
-        caveats: why the numbers are indicative at best, a sentence each.
+        device: how it is reached, and its processor; neither its address nor a user.
     """
 
-    launches: tuple[Launch, ...]
-    load: machine.Load | None
-    device: str
-    conditions: dict[str, str]
-    caveats: tuple[str, ...]
+    def __init__(self, device: Device, way: Way, job: Job, there: str) -> None:
+        self._device, self._way, self._before = device, way, device.facts()
+        self._texts = _awaited(device, way, job, there)
+        self._clocks: list[Clocks | None] = []
+        self._after = UNAVAILABLE
+        self.device = f"{device.link.kind}: {self._before['processor']}"
+
+    def launch(self) -> Launch:
+        """The next launch, as ``method.launch`` gives it, as soon as the device has made it."""
+        made, clocks = self._way.read(next(self._texts))
+        self._clocks.append(clocks)
+        return made
+
+    def look_again(self) -> None:
+        """Ask for the load at the end."""
+        self._after = self._device.facts()["load average"]
+
+    @property
+    def load(self) -> machine.Load | None:
+        """What else the device did during all launches; None where it doesn't tell."""
+        known = [one for one in self._clocks if one is not None]
+        if not known or len(known) < len(self._clocks):
+            return None
+        total, busy, stolen, ours = (float(value) for value in np.sum(known, axis=0))
+        return machine.Load(max(0.0, busy - ours) / total, stolen / total) if total > 0 else None
+
+    def conditions(self) -> dict[str, str]:
+        """What may explain the numbers, in words."""
+        load = f"{self._before['load average']} before, {self._after} after"
+        return {**self._before, "load average": load, **self._way.told}
+
+    def disturbance(self) -> None:
+        """Nobody looks at a device's counters while it times."""
 
 
-def launches(address: str, candidates: Candidates, plan: Plan, count: int, seed: int) -> Told:
-    """Make all launches of a benchmark on a device.
+def agree(knobs: Mapping[str, Any]) -> None:
+    """Refuse what is only done on this machine.
+
+    Raises:
+        RecipeError: it was asked for, or the device's address is none.
+    """
+    if not knobs["device"]:
+        return
+    check(knobs["device"])
+    if knobs["scenario"] != "interleaved" or knobs["profile"]:
+        raise RecipeError("On a device there are neither LoadGen's scenarios nor profiles.", "Leave them out.")
+
+
+@contextlib.contextmanager
+def opened(address: str, candidates: Candidates, plan: Plan, most: int, seed: int) -> Iterator[Remote]:
+    """Begin a benchmark on a device, or go on with it.
 
     It goes on there when the connection breaks or this process ends; the same call picks up what was finished. On
     success only files by their SHA-256 stay on the device, in ``~/.cache/rescompress/files``.
@@ -62,7 +99,7 @@ def launches(address: str, candidates: Candidates, plan: Plan, count: int, seed:
         address: ``ssh://[user@]host[:port]`` or ``adb://serial``.
         candidates: who takes part.
         plan: batch, threads, and how many blocks of which length.
-        count: how many launches.
+        most: how many launches it may make.
         seed: the order of the blocks is drawn from it.
 
     Raises:
@@ -76,28 +113,17 @@ def launches(address: str, candidates: Candidates, plan: Plan, count: int, seed:
     link = dialled(address)
     try:
         with tempfile.TemporaryDirectory() as name:
-            job = jobs.described(candidates, plan, count, seed, Path(name))
+            job = jobs.described(candidates, plan, most, seed, Path(name))
             device = Device(link)
-            with locked(device, address, job.key):
-                return _done(device, job, candidates, Path(name))
+            there = f"{device.cache}/jobs/{job.key}"
+            with locked(device, address, job.key), _cleared(device, there):
+                jobs.copy(job, device, there, Path(name))
+                way = ways.chosen(device, job, candidates, there, Path(name))
+                remote = Remote(device, way, job, there)
+                yield remote
+                remote.look_again()
     finally:
         link.close()
-
-
-def _done(device: Device, job: Job, candidates: Candidates, folder: Path) -> Told:
-    there = f"{device.cache}/jobs/{job.key}"
-    with _cleared(device, there):
-        jobs.copy(job, device, there, folder)
-        way, before = ways.chosen(device, job, candidates, there, folder), device.facts()
-        read = [way.read(text) for text in track(_awaited(device, way, job, there), "benchmark", job.launches)]
-        loads = f"{before['load']} before, {device.facts()['load']} after"
-        return Told(
-            launches=tuple(launch for launch, _ in read),
-            load=_load([clocks for _, clocks in read]),
-            device=f"{device.link.kind}: {before['processor']}",
-            conditions={**before, "load": loads, **way.told},
-            caveats=way.caveats,
-        )
 
 
 @contextlib.contextmanager
@@ -155,11 +181,3 @@ def _start(device: Device, way: Way, there: str) -> None:
 def _log(device: Device, there: str) -> str:
     lines = plain(device.ask(f"tail -n 1 {shlex.quote(there)}/log").text.decode("utf-8", "replace"))
     return lines.rstrip(".") or "it said nothing"
-
-
-def _load(clocks: list[Clocks | None]) -> machine.Load | None:
-    known = [one for one in clocks if one is not None]
-    if len(known) < len(clocks) or not known:
-        return None
-    total, busy, stolen, ours = np.sum(known, axis=0)
-    return machine.Load(max(0.0, float(busy - ours)) / float(total), float(stolen / total)) if total > 0 else None

@@ -69,9 +69,9 @@ def launch(text: bytes, job: dict[str, Any]) -> tuple[Launch, Answer]:
         if len(answer.candidates) != len(job["candidates"]):
             raise ValueError("there are other candidates in it")
         outputs = tuple(_outputs(one) for one in answer.candidates)
-        for one in answer.candidates:
-            if len(one.blocks) != job["blocks"] or len(one.starts) != job["blocks"]:
-                raise ValueError("blocks are missing")
+        turns = {len(some) for one in answer.candidates for some in (one.blocks, one.starts)}
+        if len(turns) != 1 or not min(job["fewest_rounds"], job["blocks"]) <= max(turns) <= job["blocks"]:
+            raise ValueError("blocks are missing")
     except ValidationError as error:
         raise _broken(error.errors()[0]["msg"]) from None
     except ValueError as error:

@@ -22,7 +22,7 @@ _FACTS = {
     "machine": "uname -m",
     "system": "uname -sr",
     "cores": "getconf _NPROCESSORS_ONLN || nproc",
-    "load": "cut -d' ' -f1-3 /proc/loadavg",
+    "load average": "cut -d' ' -f1-3 /proc/loadavg",
     "governor": "cat /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor | sort -u | tr '\\n' ' '",
     "temperature": "cat /sys/class/thermal/thermal_zone*/temp | sort -n | tail -1",
     "power mode": "nvpmodel -q | sed -n 's/^NV Power Mode: //p'",
@@ -105,7 +105,7 @@ class Device:
         heat = known["temperature"]
         return {
             "processor": processor,
-            **{name: known[name] for name in ("system", "cores", "load", "governor")},
+            **{name: known[name] for name in ("system", "cores", "load average", "governor")},
             "temperature": f"{int(heat) / 1000:.0f} °C" if heat.isascii() and heat.isdigit() else UNAVAILABLE,
             "power mode": known["power mode"],
         }

@@ -87,7 +87,8 @@ def described(candidates: Candidates, plan: Plan, launches: int, seed: int, fold
         "launches": launches, "seed": seed, "lead_in": method._LEAD_IN,
         "checked": min(method._CHECKED_IMAGES, shortest),
         "window_seconds": method._WINDOW_SECONDS, "window_queries": method._WINDOW_QUERIES, "steady": method._STEADY,
-        "warm_up_cap_seconds": method._WARM_UP_CAP_SECONDS, "candidates": entries,
+        "warm_up_cap_seconds": method._WARM_UP_CAP_SECONDS, "fewest_rounds": method._FEWEST_ROUNDS,
+        "candidates": entries,
         "files": {name: sha256 for name, sha256 in links.items() if name != RUNNER},
     }  # fmt: skip
     return Job(document, files, links)

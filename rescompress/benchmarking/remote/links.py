@@ -84,6 +84,18 @@ class Link(Protocol):
         ...
 
 
+def check(address: str) -> str:
+    """The address, if it is of a known form.
+
+    Raises:
+        RecipeError: it isn't.
+    """
+    ssh, adb = _SSH.fullmatch(address), _ADB.fullmatch(address)
+    if not (ssh or adb) or (ssh and ssh[3] and not 0 < int(ssh[3]) < 65536):
+        raise RecipeError(f"{address!r} is no device.", "Write ssh://user@host, ssh://host:port or adb://serial.")
+    return address
+
+
 def dialled(address: str) -> Link:
     """The way to a device, not yet tried.
 
@@ -94,9 +106,7 @@ def dialled(address: str) -> Link:
         RecipeError: the address is of neither form.
         BackendMissing: there is no ssh or no adb here.
     """
-    ssh, adb = _SSH.fullmatch(address), _ADB.fullmatch(address)
-    if not (ssh or adb) or (ssh and ssh[3] and not 0 < int(ssh[3]) < 65536):
-        raise RecipeError(f"{address!r} is no device.", "Write ssh://user@host, ssh://host:port or adb://serial.")
+    ssh, adb = _SSH.fullmatch(check(address)), _ADB.fullmatch(address)
     program = "ssh" if ssh else "adb"
     if shutil.which(program) is None:
         raise BackendMissing(f"{program} is not on the PATH.", f"Install it, and try {program} by hand first.")

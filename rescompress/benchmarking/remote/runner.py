@@ -137,15 +137,18 @@ def serve(folder: str, place: int) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # nothing that a runtime prints can break an answer
     job = json.load(open(os.path.join(folder, "job.json")))  # noqa: SIM115 - read once
-    candidate, begun, order = job["candidates"][place], time.perf_counter_ns(), random.Random(0)  # noqa: S311
+    candidate, order = job["candidates"][place], random.Random(0)  # noqa: S311 - which image is next is no secret
     loaded: List[Any] = []
     for line in sys.stdin:
         try:
             if not loaded:
                 path = os.path.join(folder, str(place), candidate["entry"])
                 session = SESSIONS[candidate["backend"]](path, candidate, job["threads"])
-                took = time.perf_counter_ns() - begun
-                loaded += [session, took, np.load(os.path.join(folder, candidate["ring"]), allow_pickle=False)]
+                loaded += [
+                    session,
+                    time.monotonic(),
+                    np.load(os.path.join(folder, candidate["ring"]), allow_pickle=False),
+                ]
             answer = answered(json.loads(line), loaded, order)
         except Refused as refused:
             answer = {"error": refused.args}
@@ -156,18 +159,17 @@ def serve(folder: str, place: int) -> None:
 
 
 def answered(request: Json, loaded: List[Any], order: random.Random) -> Json:
-    """Logits of the first images; nanoseconds of so many seconds of batches; or what the process took."""
-    (run, load_ns, ring), batch = loaded, int(request.get("batch", 1))
+    """Logits of the first images and what the process took until then; or nanoseconds of so many seconds of batches."""
+    (run, ready, ring), batch = loaded, request["batch"]
     if request["do"] == "outputs":
         begin = time.perf_counter_ns()
         run(ring[:batch])
         first_ns = time.perf_counter_ns() - begin
         made = np.concatenate([np.asarray(run(ring[i : i + batch]), "<f4") for i in range(0, request["end"], batch)])
         text = base64.b64encode(np.ascontiguousarray(made).tobytes()).decode()
-        return {"shape": made.shape, "outputs": text, "load_ms": load_ns / 1e6, "first_ms": first_ns / 1e6}
-    if request["do"] == "end":
-        unit = 1 if sys.platform == "darwin" else 1024
-        return {"peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        took = {"ready": ready, "first_ms": first_ns / 1e6, "peak_rss_bytes": memory}
+        return dict(took, shape=made.shape, outputs=text)
     ns: List[int] = []
     end = time.perf_counter_ns() + int(request["seconds"] * 1e9)
     while time.perf_counter_ns() < end or len(ns) < request["at_least"]:
@@ -186,7 +188,7 @@ class Candidate:
         command = [sys.executable, os.path.abspath(__file__), folder, str(place)]
         litter = {"XDG_CACHE_HOME": folder, "TMPDIR": folder, "ORT_DISABLE_TELEMETRY": "1"}  # it goes with the job
         environment = dict(os.environ, OMP_NUM_THREADS=str(threads), **litter)
-        pipe = subprocess.PIPE
+        pipe, self.begun = subprocess.PIPE, time.monotonic()
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, universal_newlines=True)
 
     def send(self, do: str, **request: Any) -> None:
@@ -214,26 +216,27 @@ class Candidate:
 
 
 def launch(folder: str, job: Json, number: int) -> Json:
-    """A fresh process per candidate: all loaded, checked and warm before any block is measured, in random turns."""
+    """A fresh process per candidate, each loaded by itself; all are warm before any block is measured, in turns."""
     order = random.Random("{}/{}".format(job["seed"], number))  # noqa: S311 - the order of blocks is no secret
     before, batch = clocks(), job["batch"]
-    everyone = [Candidate(folder, place, job["threads"]) for place in range(len(job["candidates"]))]
+    everyone: List[Candidate] = []
+    told: List[Json] = []
     try:
-        for one in everyone:
-            one.send("outputs", batch=batch, end=job["checked"])
-        told = [one.heard() for one in everyone]
+        for place in range(len(job["candidates"])):
+            everyone.append(Candidate(folder, place, job["threads"]))
+            everyone[-1].send("outputs", batch=batch, end=job["checked"])
+            told.append(dict(everyone[-1].heard(), blocks=[], starts=[]))
+            told[-1]["load_ms"] = (told[-1].pop("ready") - everyone[-1].begun) * 1e3
         for one, facts in zip(everyone, told):
             facts["steady"] = warmed_up(one, job)
-        blocks: List[List[List[int]]] = [[] for _ in everyone]
-        starts: List[List[float]] = [[] for _ in everyone]
-        for _ in range(job["blocks"]):
+        enough = job["blocks"] * job["block_seconds"] * 1e9
+        for turn in range(job["blocks"]):
+            if turn >= job["fewest_rounds"] and all(sum(map(sum, facts["blocks"])) >= enough for facts in told):
+                break  # a block of a slow model takes longer
             for i in order.sample(range(len(everyone)), len(everyone)):
                 everyone[i].ns(job["lead_in"] * job["block_seconds"], batch)
-                starts[i].append(time.time())
-                blocks[i].append(everyone[i].ns(job["block_seconds"], batch, 2))
-        for one, facts, of_one, begun in zip(everyone, told, blocks, starts):
-            one.send("end")
-            facts.update(one.heard(), blocks=of_one, starts=begun)
+                told[i]["starts"].append(time.time())
+                told[i]["blocks"].append(everyone[i].ns(job["block_seconds"], batch, 2))
     finally:
         for one in everyone:
             one.process.kill()

@@ -47,13 +47,11 @@ class Way:
     Attributes:
         command: starts it, in a shell; the job's folder is put behind.
         told: releases of what takes part.
-        caveats: what the numbers leave out, a sentence each.
         read: a launch, and the device's clocks if it told them, out of the launch's file.
     """
 
     command: str
     told: dict[str, str]
-    caveats: tuple[str, ...]
     read: Callable[[bytes], tuple[Launch, Clocks | None]]
 
 
@@ -82,7 +80,7 @@ def chosen(device: Device, job: Job, candidates: Candidates, there: str, folder:
             launch, answer = answers.launch(text, job.document)
             return launch, answer.clocks
 
-        return Way(f"{shlex.quote(python)} {shlex.quote(f'{there}/{RUNNER}')}", kept, (), read)
+        return Way(f"{shlex.quote(python)} {shlex.quote(f'{there}/{RUNNER}')}", kept, read)
     programs = _programs(device, job.backends)
     absent = job.backends - set(programs)
     if absent:
@@ -111,11 +109,12 @@ def _by_tools(
         times = vendors.read(text.decode("utf-8", "replace"), backends)
         blocks = tuple((np.array(ns, np.int64),) for ns in times)
         nothing = tuple(np.empty((0, 0), np.float32) for _ in times)
-        return Launch(blocks, nothing, (True,) * len(times)), None
+        own = tuple(block if name == "tensorrt" else block[:0] for name, (block,) in zip(backends, blocks, strict=True))
+        return Launch(blocks, nothing, (True,) * len(times), compute_ns=own, caveats=caveats), None
 
-    tools = [vendors.TOOLS[name] for name in sorted(programs)]
+    caveats = tuple(vendors.TOOLS[name].caveat for name in sorted(programs))
     told = {vendors.TOOLS[name].program: path.rsplit("/", 1)[-1] for name, path in programs.items()}
-    return Way(f"sh {shlex.quote(f'{there}/run.sh')}", told, tuple(tool.caveat for tool in tools), read)
+    return Way(f"sh {shlex.quote(f'{there}/run.sh')}", told, read)
 
 
 def _programs(device: Device, backends: set[str]) -> dict[str, str]:

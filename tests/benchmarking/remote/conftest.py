@@ -194,6 +194,19 @@ def artifact_of(folder: Path, backend: str, label: str, fill: Callable[[Path], s
     return write_artifact(folder, fill, describe).folder
 
 
+@dataclass
+class Made:
+    """What a device made of a benchmark."""
+
+    launches: list[method.Launch]
+    place: remote.Remote
+
+
+def made(host: Host, candidates: Candidates, count: int, seed: int) -> Made:
+    with remote.opened(host.address, candidates, QUICK, count, seed) as there:
+        return Made([there.launch() for _ in range(count)], there)
+
+
 @pytest.fixture(scope="session")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two networks in ONNX, the second some four times as large; there is a space in their paths."""

@@ -6,12 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from rescompress.benchmarking import remote
 from rescompress.benchmarking.remote import answers
 from rescompress.errors import InputRefused, RescompressError, WorkerCrashed
-from tests.benchmarking.remote.conftest import QUICK
+from tests.benchmarking.remote.conftest import made
 
-JOB = {"candidates": [{}, {}], "blocks": 2}
+JOB = {"candidates": [{}, {}], "blocks": 2, "fewest_rounds": 10}
 
 
 def good():
@@ -98,7 +97,7 @@ def test_a_hostile_device_gets_a_clean_error_and_is_left_clean(reached, small, m
     python.chmod(0o755)
     monkeypatch.setenv("RESCOMPRESS_DEVICE_PYTHON", str(python))
     with pytest.raises(RescompressError) as caught:
-        remote.launches(reached.address, small, QUICK, 2, 0)
+        made(reached, small, 2, 0)
     python.unlink()
     assert said in caught.value.fact
     assert caught.value.fact.isprintable()

@@ -12,7 +12,7 @@ from rescompress.benchmarking import remote
 from rescompress.benchmarking.conditions import Watch
 from rescompress.benchmarking.method import launch
 from rescompress.errors import BackendMissing, InputRefused
-from tests.benchmarking.remote.conftest import QUICK
+from tests.benchmarking.remote.conftest import QUICK, made
 
 pytestmark = pytest.mark.xdist_group("sshd")
 
@@ -23,7 +23,7 @@ def p50(launches, i):
 
 @pytest.fixture(scope="module")
 def told(reached, candidates):
-    return remote.launches(reached.address, candidates, QUICK, 2, 0)
+    return made(reached, candidates, 2, 0)
 
 
 def test_a_device_tells_what_this_machine_would(reached, candidates, told):
@@ -43,14 +43,13 @@ def test_a_device_tells_what_this_machine_would(reached, candidates, told):
 
 
 def test_nothing_names_the_device_or_its_user(reached, told):
-    said = " ".join([told.device, *told.conditions, *told.conditions.values()])
-    assert told.device.startswith("ssh: ")
+    said = " ".join([told.place.device, *told.place.conditions(), *told.place.conditions().values()])
+    assert told.place.device.startswith("ssh: ")
     assert "127.0.0.1" not in said
     assert "root" not in said
-    assert {"processor", "system", "cores", "load", "Python", "onnxruntime"} <= set(told.conditions)
-    assert told.caveats == ()
-    assert told.load is not None
-    assert 0 <= told.load.foreign <= 1
+    assert {"processor", "system", "cores", "load average", "Python", "onnxruntime"} <= set(told.place.conditions())
+    assert told.place.load is not None
+    assert 0 <= told.place.load.foreign <= 1
 
 
 def files_of(host):
@@ -76,7 +75,7 @@ def test_a_broken_connection_is_mended_and_nothing_repeated(reached, small, told
 
     thread = threading.Thread(target=cut)
     thread.start()
-    again = remote.launches(reached.address, small, QUICK, 3, 2)
+    again = made(reached, small, 3, 2)
     thread.join()
     assert seen["killed"] > 0
     assert seen["made"] == seen["again"]
@@ -97,11 +96,11 @@ def test_a_stopped_client_picks_up_what_is_finished(reached, small, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(remote.time, "sleep", stop)
         with pytest.raises(KeyboardInterrupt):
-            remote.launches(reached.address, small, QUICK, 2, 3)
+            made(reached, small, 2, 3)
     assert reached.lock.is_dir()
     reached.appeared("launch-1")  # it goes on without us
     begun = time.time()
-    told = remote.launches(reached.address, small, QUICK, 2, 3)
+    told = made(reached, small, 2, 3)
     assert max(start for one in told.launches for of_one in one.starts for start in of_one) < begun
     assert reached.left() == set()
 
@@ -111,14 +110,14 @@ def test_a_broken_copy_is_found_and_sent_again(reached, small, told):
     broken = reached.cache / "files" / next(iter(small.artifacts[0].manifest.files.values()))
     broken.write_bytes(b"x" + broken.read_bytes()[1:])
     with pytest.raises(InputRefused, match="broken"):
-        remote.launches(reached.address, small, QUICK, 2, 4)
+        made(reached, small, 2, 4)
     assert not broken.exists()
     assert reached.left() == set()
-    assert len(remote.launches(reached.address, small, QUICK, 2, 4).launches) == 2
+    assert len(made(reached, small, 2, 4).launches) == 2
 
 
 def test_a_device_without_the_runtime_says_what_it_lacks(reached, small, monkeypatch):
     monkeypatch.setenv("RESCOMPRESS_DEVICE_PYTHON", "/nowhere/python; touch /tmp/injected")
     with pytest.raises(BackendMissing, match="onnxruntime"):
-        remote.launches(reached.address, small, QUICK, 2, 5)
+        made(reached, small, 2, 5)
     assert reached.left() == set()
