@@ -18,7 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peers import table
-from sections import calibration_cost
+from sections import calibration_cost, harness_honesty
 
 import rescompress
 from rescompress import models
@@ -278,3 +278,17 @@ def test_the_main_readme_s_int8_table_is_the_measured_one() -> None:
     for row in rows:
         claimed = [float(number) for cell in row.split("|")[3:5] for number in NUMBER.findall(cell)]
         assert any(np.allclose(claimed, one, rtol=0, atol=0.0051) for one in measured), row
+
+
+def test_what_the_harness_missed_is_said() -> None:
+    counts = {"false_alarms": 1, "found_5_percent": 44, "found_10_percent": 50, "equal_interval_holds_1": 48}
+    detection = {name: {"count": count, "of": 50, "percent": [0.1, 99.9]} for name, count in counts.items()}
+    runs = [{"verdict": "VALID"}, {"verdict": "INDICATIVE"}, {"verdict": "VALID"}]
+    overhead = {"harness_by_plain_loop": [1.012, 1.003, 1.02], "outside_the_clock": 0.0123}
+    found = {"detection": {**detection, "launches": [5, 9], "seconds": 90, "runs": runs}, "overhead": overhead}
+    lines = "\n".join(harness_honesty.lines(found))
+    assert "| 1 of 50 | 2.0% [0.1, 99.9] | at most 2%: reached |" in lines
+    assert "| 44 of 50 | 88.0% [0.1, 99.9] | at least 90%: **not reached** |" in lines
+    assert "| 50 of 50 | 100.0% [0.1, 99.9] | at least 99%: reached |" in lines
+    assert "verdicts: 2 VALID, 1 INDICATIVE" in lines
+    assert "+1.20% [+0.30%, +2.00%]; below 1%: **not reached**" in lines
