@@ -20,7 +20,7 @@ FLAGS = (
     *("--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe"),
 )
 # The browser reads commands from its third file and writes answers to its fourth.
-LAUNCHER = "import os, sys; r, w = map(int, sys.argv[1:3]); r, w = os.dup(r), os.dup(w); "
+LAUNCHER = "import fcntl, os, sys; r, w = (fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]); "
 LAUNCHER += "os.dup2(r, 3); os.dup2(w, 4); os.execv(sys.argv[3], sys.argv[3:])"
 SECONDS = 60
 
