@@ -17,6 +17,7 @@ from pydantic import Field
 from rescompress.backends import Images
 from rescompress.benchmarking import length, profiles, remote, rows, scenarios, validity
 from rescompress.benchmarking.candidates import Candidates, gathered
+from rescompress.benchmarking.conditions import energy as joules
 from rescompress.benchmarking.here import Here, Place
 from rescompress.benchmarking.method import Launch, Plan
 from rescompress.benchmarking.rows import Raw
@@ -48,6 +49,7 @@ def benchmark(
     slo_ms: Annotated[float, Field(gt=0)] | None = None,
     samples_per_query: Annotated[int, Field(ge=1)] = scenarios.SAMPLES_PER_QUERY,
     profile: bool = False,
+    energy: bool = False,
     device: str = "",
 ) -> tuple[BenchmarkRow, Raw]:
     """Time artifacts side by side; a second copy of the baseline takes part and shows how much is noise.
@@ -78,6 +80,8 @@ def benchmark(
         samples_per_query: images of a query in the multi-stream scenario.
         profile: say afterwards which layers take the time, as each runtime's own profiler tells, and what share of this
             machine's peaks the artifacts reach.
+        energy: say afterwards how many millijoules a query costs, an estimate by this machine's own counter where it
+            has one, the idle machine left out; a quarter of a minute for each artifact.
         device: time on another machine, ``ssh://user@host[:port]`` or ``adb://serial``, by the system's own ssh or adb;
             empty for this machine. Nothing needs to be installed there but Python with the runtime, or the vendor's
             tool; files stay in its ``~/.cache/rescompress``. The same command goes on with what was begun.
@@ -112,6 +116,7 @@ def benchmark(
         done = _launched(there.launch, candidates, launches, most)
     row = _judged(candidates, done, plan, there, seed)
     row = replace(row, scenario=scenario, target=scenarios.target(traffic))
+    row = joules.told(row, candidates) if energy else row
     return profiles.explained(row, candidates) if profile else row, rows.raw(candidates, done)
 
 

@@ -111,12 +111,15 @@ def launch(
         steady = tuple(_warm_up(worker, plan.batch) for worker in workers)
         with watch.timed([worker.pid for worker in workers]) if watch else nullcontext():
             taken = _asked(workers, plan, plan.traffic, order) if plan.traffic else _interleaved(workers, plan, order)
+        on_device = watch.device_bytes[-1] if watch else (None,) * len(workers)
     return Launch(
         blocks=tuple(tuple(of_one.blocks) for of_one in taken),
         outputs=tuple(outputs for _, outputs, _ in started),
         steady=steady,
         starts=tuple(tuple(of_one.starts) for of_one in taken),
-        cold=tuple(cold for _, _, cold in started),
+        cold=tuple(
+            replace(cold, peak_device_bytes=taken) for (_, _, cold), taken in zip(started, on_device, strict=True)
+        ),
         compute_ns=tuple(np.array(of_one.compute_ns, np.int64) for of_one in taken),
         paired=plan.traffic is None,
         traffic=plan.traffic,

@@ -1,9 +1,10 @@
 """What works on this machine, and the exact line that installs the rest."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rescompress import backends
 from rescompress.benchmarking import machine
+from rescompress.benchmarking.conditions import conditions, nvml
 from rescompress.spec import Environment
 
 
@@ -27,15 +28,21 @@ class Target:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The machine and each runtime."""
+    """The machine and each runtime.
+
+    Attributes:
+        conditions: how the machine is set up, which decides whether latencies can be trusted.
+    """
 
     environment: Environment
     targets: tuple[Target, ...]
+    conditions: dict[str, str] = field(default_factory=dict)
 
 
 def diagnose() -> Diagnosis:
     """Say what this machine has: processor, releases, and which runtimes can be exported to and run."""
-    return Diagnosis(machine.environment(), tuple(_target(name) for name in backends.names()))
+    targets = tuple(_target(name) for name in backends.names())
+    return Diagnosis(machine.environment(), targets, {**conditions(), **nvml.told()})
 
 
 def _target(name: str) -> Target:

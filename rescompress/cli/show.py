@@ -12,6 +12,7 @@ from rich.table import Table
 from rescompress import cli as command_line
 from rescompress.agreement import LayerAgreement
 from rescompress.artifact import to_json
+from rescompress.cpu import UNAVAILABLE
 from rescompress.spec import RunReport, VerificationRow
 from rescompress.views import Inspection
 
@@ -141,6 +142,9 @@ def diagnosis(found: Any) -> None:
     isa = " ".join(where.isa) or "no vector instructions known"
     print(f"{where.cpu}, {where.cores} cores, {where.memory_bytes / 2**30:.1f} GiB, {isa}")
     print(f"{where.system}, Python {where.python}, " + ", ".join(f"{k} {v}" for k, v in where.packages.items()))
+    told = {name: value for name, value in found.conditions.items() if not value.startswith(UNAVAILABLE)}
+    print("conditions: " + " · ".join(f"{name} {value}" for name, value in told.items()))
+    print(f"{UNAVAILABLE}: {', '.join(name for name in found.conditions if name not in told) or 'nothing'}")
     rows = [
         [t.name, t.rung or "-", ", ".join(f"{k} {v}" for k, v in t.versions.items()) or t.remedy, t.hindrance]
         for t in found.targets

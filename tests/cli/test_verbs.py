@@ -171,7 +171,8 @@ def test_doctor_names_machine_and_runtimes(say):
     assert "cores" in said.out
     assert "onnxruntime" in said.out
     document = json.loads(say("doctor", "--format", "json").out)
-    assert {"environment", "targets"} == set(document)
+    assert {"environment", "targets", "conditions"} == set(document)
+    assert document["conditions"]["affinity"] in said.out
 
 
 def test_recipes_lists_and_prints(say):

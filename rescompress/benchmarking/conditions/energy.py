@@ -6,18 +6,18 @@ ten steady seconds.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from rescompress.backends import Images
-from rescompress.benchmarking.conditions import meters
+from rescompress.benchmarking.candidates import Candidates
+from rescompress.benchmarking.conditions import meters, nvml, on_gpu
 from rescompress.benchmarking.conditions.files import Files
 from rescompress.benchmarking.conditions.meters import Meter
-from rescompress.benchmarking.conditions.nvml import Gpu
 from rescompress.cpu import UNAVAILABLE
 from rescompress.progress import track
+from rescompress.timing import BenchmarkRow
 from rescompress.worker import Worker
 
 STEADY_SECONDS = 10.0
@@ -41,51 +41,51 @@ class Energy:
     said: str
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is measured.
-
-    Attributes:
-        folder: the artifact's.
-        ring: images that batches are cut from.
-        on_gpu: whether it runs there.
-    """
-
-    folder: Path
-    ring: Images
-    on_gpu: bool
-
-
-def measured(
-    subjects: Sequence[Subject], batch: int, threads: int, gpu: Gpu | None = None, files: Files | None = None
-) -> tuple[Energy, ...]:
-    """The energy of each artifact, one after the other, in fresh processes.
+def told(row: BenchmarkRow, candidates: Candidates, files: Files | None = None) -> BenchmarkRow:
+    """The row with each artifact's energy, and with how it was measured among its conditions.
 
     Args:
-        subjects: one per artifact.
-        batch: images per query.
-        threads: of each runtime.
-        gpu: where some run, if it can be asked.
+        row: of a benchmark that is over, so that nothing here disturbs what was timed.
+        candidates: that took part; the baseline's copy is left out.
         files: the system's.
 
     Raises:
         WorkerCrashed: a runtime died.
     """
+    artifacts = candidates.artifacts[:-1]
+    gpu, _ = nvml.opened() if any(on_gpu(artifact.manifest) for artifact in artifacts) else (None, "")
     costs = []
-    for subject in track(subjects, "energy"):
-        meter, hindrance = meters.found(files or Files(), gpu, subject.on_gpu)
-        if meter is None:
-            costs.append(Energy(None, f"{UNAVAILABLE}: {hindrance}"))
-            continue
-        with Worker(subject.folder, threads) as worker:
-            worker.ready()
-            worker.hold(subject.ring)
-            costs.append(of_queries(partial(_ask, worker, batch), meter))
-    return tuple(costs)
+    for artifact, ring in track(list(zip(artifacts, candidates.rings, strict=False)), "energy"):
+        meter, hindrance = meters.found(files or Files(), gpu, on_gpu(artifact.manifest))
+        costs.append(
+            of_artifact(artifact.folder, ring, row.batch, row.threads, meter)
+            if meter
+            else Energy(None, f"{UNAVAILABLE}: {hindrance}")
+        )
+    if gpu:
+        gpu.close()
+    latencies = tuple(replace(one, energy_mj=cost.mj) for one, cost in zip(row.latencies, costs, strict=True))
+    said = "; ".join(dict.fromkeys(cost.said for cost in costs))
+    return replace(row, latencies=latencies, conditions={**row.conditions, "energy": said})
 
 
-def _ask(worker: Worker, batch: int, seconds: float) -> list[int]:
-    return worker.time(seconds, batch)
+def of_artifact(folder: Path, ring: Images, batch: int, threads: int, meter: Meter) -> Energy:
+    """The energy of one query of an artifact, in a fresh process.
+
+    Args:
+        folder: the artifact's.
+        ring: images that batches are cut from.
+        batch: images per query.
+        threads: of the runtime.
+        meter: measures meanwhile.
+
+    Raises:
+        WorkerCrashed: the runtime died.
+    """
+    with Worker(folder, threads) as worker:
+        worker.ready()
+        worker.hold(ring)
+        return of_queries(lambda seconds: worker.time(seconds, batch), meter)
 
 
 def of_queries(query: Query, meter: Meter, steady: float = STEADY_SECONDS, idle: float = IDLE_SECONDS) -> Energy:
@@ -112,8 +112,3 @@ def _power(meter: Meter, do: Callable[[], T]) -> tuple[T, float, float]:
     done, joules = meter.measured(do)
     seconds = time.monotonic() - begin
     return done, joules / seconds, seconds
-
-
-def in_words(costs: Sequence[Energy]) -> str:
-    """How all artifacts were measured, each different sentence once."""
-    return "; ".join(dict.fromkeys(cost.said for cost in costs))

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rescompress.cpu import UNAVAILABLE
+
 PACKAGE = "rescompress[nvml]"
 CLOCK, MEMORY_CLOCK, POWER, HEAT, REASONS = (
     *("GPU clock", "GPU memory clock", "GPU power", "GPU temperature", "GPU clock reasons"),
@@ -119,6 +121,16 @@ def opened(variables: Mapping[str, str] = os.environ) -> tuple[Gpu | None, str]:
     except (nvml.NVMLError, StopIteration) as error:
         nvml.nvmlShutdown()
         return None, f"NVIDIA's management library says: {str(error) or 'no such GPU'}"
+
+
+def told() -> dict[str, str]:
+    """The GPU and how it is set up, in words; or why nothing is told."""
+    gpu, hindrance = opened()
+    if gpu is None:
+        return {"GPU": f"{UNAVAILABLE}: {hindrance}"}
+    found = gpu.about()
+    gpu.close()
+    return found
 
 
 def _handle(nvml: Any, named: str) -> Any:

@@ -84,8 +84,8 @@ def agree(knobs: Mapping[str, Any]) -> None:
     if not knobs["device"]:
         return
     check(knobs["device"])
-    if knobs["scenario"] != "interleaved" or knobs["profile"]:
-        raise RecipeError("On a device there are neither LoadGen's scenarios nor profiles.", "Leave them out.")
+    if knobs["scenario"] != "interleaved" or knobs["profile"] or knobs.get("energy"):
+        raise RecipeError("On a device there are no scenarios of LoadGen, profiles or energies.", "Leave them out.")
 
 
 @contextlib.contextmanager

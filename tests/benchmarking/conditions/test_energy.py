@@ -8,10 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rescompress.benchmarking.candidates import gathered
 from rescompress.benchmarking.conditions import energy, meters
-from rescompress.benchmarking.conditions.energy import Energy
 from rescompress.benchmarking.conditions.meters import Board, NvmlCounter, Rapl
 from rescompress.benchmarking.conditions.nvml import Gpu
+from rescompress.timing import BenchmarkRow, LatencyRow
 from tests.benchmarking.conditions.fake_nvml import Nvml
 from tests.benchmarking.conditions.tree import lay
 
@@ -136,20 +137,16 @@ def test_a_jetson_has_a_sensor_of_its_board(tmp_path: Path) -> None:
     assert 10 * 0.05 <= joules <= 10 * (time.monotonic() - begin)
 
 
-def test_words_are_said_once() -> None:
-    costs = [Energy(1.0, "a"), Energy(2.0, "b"), Energy(None, "a")]
-    assert energy.in_words(costs) == "a; b"
-
-
-def test_an_artifact_runs_in_a_process_of_its_own(
-    spinning, images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A fake runtime that spins, and a counter that follows the wall clock: what is left of equal watts is nothing."""
-    monkeypatch.setattr(energy, "STEADY_SECONDS", 0.1)
-    subjects = [energy.Subject(spinning("one"), images, on_gpu=False)]
-    assert energy.measured(subjects, 1, 1, files=lay(tmp_path, {})) == (
-        Energy(None, "unavailable: this machine has no counter of energy"),
-    )
+def test_a_row_gets_the_energy_of_each_artifact(spinning, images, tmp_path, monkeypatch) -> None:
+    """A fake meter that tells 1 J whenever the machine waits and 6 J when it works."""
+    candidates = gathered([spinning("one"), spinning("two", 1.0)], images, 1)
+    latency = LatencyRow("one", "spinning", 1, 1.0, 1.0, 1.0, None, 1.0, 0.0, 1.0, 1.0, 1.0, ())
+    plain = BenchmarkRow(1, 1, 5, (latency, latency), 0.0, "VALID", (), "", conditions={"governor": "powersave"})
+    bare = energy.told(plain, candidates, lay(tmp_path, {}))
+    assert [one.energy_mj for one in bare.latencies] == [None, None]
+    assert bare.conditions == {
+        "governor": "powersave", "energy": "unavailable: this machine has no counter of energy",
+    }  # fmt: skip
     asked = []
 
     class Meter:
@@ -157,11 +154,13 @@ def test_an_artifact_runs_in_a_process_of_its_own(
 
         def measured(self, do):
             asked.append(do())
-            return asked[-1], 1.0 + 5.0 * (len(asked) == 2)
+            return asked[-1], 6.0 if asked[-1] else 1.0
 
-    monkeypatch.setattr(meters, "found", lambda *_: (Meter(), ""))
     of_queries = energy.of_queries
-    monkeypatch.setattr(energy, "of_queries", lambda query, meter: of_queries(query, meter, steady=0.1, idle=0.1))
-    (found,) = energy.measured(subjects, 1, 1)
-    assert found.mj
-    assert 10 < len(asked[1]) < 1000
+    monkeypatch.setattr(meters, "found", lambda *_: (Meter(), ""))
+    monkeypatch.setattr(energy, "of_queries", lambda query, meter: of_queries(query, meter, steady=0.2, idle=0.2))
+    row = energy.told(plain, candidates)
+    queries = [len(ns) for ns in asked if ns]
+    assert len(queries) == 2
+    assert all(0 < one.energy_mj < 6000 / count for one, count in zip(row.latencies, queries, strict=True))
+    assert row.conditions["energy"].count("ESTIMATE by a fake") == 2

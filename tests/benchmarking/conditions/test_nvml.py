@@ -127,3 +127,9 @@ def test_every_reason_to_be_slow_is_named_once() -> None:
     assert gpu.throttling([0, 1, 2]) == ()
     assert gpu.throttling([4, 0x44, 4]) == ("its power limit", "its temperature, by the hardware")
     assert len(gpu.throttling([2**16 - 1])) == len(nvml.THROTTLING)
+
+
+def test_what_is_told_without_timing(fake: Nvml) -> None:
+    assert nvml.told()["GPU"] == "NVIDIA H200"
+    fake.refused = {"nvmlInit"}
+    assert nvml.told() == {"GPU": "unavailable: NVIDIA's management library says: Function Not Found"}
