@@ -29,7 +29,8 @@ _FACTS = {
 }
 """Scripts that tell a line; one that fails tells nothing. None of them names a host or a user."""
 _PROCESSORS = ("processor", "chip", "board", "brand", "machine")
-_ADDRESS = re.compile(r"/[ -~]+")
+PATH = re.compile(r"/[ -~]+")
+"""Paths that a device may name."""
 
 
 class Device:
@@ -54,7 +55,7 @@ class Device:
         except Lost as lost:
             raise _unreachable(link.kind, str(lost)) from None
         places = said.text.decode("utf-8", "replace").strip().splitlines()
-        if len(places) != 2 or not all(_ADDRESS.fullmatch(place) for place in places):
+        if len(places) != 2 or not all(PATH.fullmatch(place) for place in places):
             raise InputRefused("The device doesn't say where files may go.", "Look at what its shell prints by itself.")
         self.cache, self.lock = places
 

@@ -13,7 +13,7 @@ import numpy as np
 from rescompress.benchmarking.candidates import Candidates
 from rescompress.benchmarking.method import Launch
 from rescompress.benchmarking.remote import answers, runner, vendors
-from rescompress.benchmarking.remote.device import Device, plain
+from rescompress.benchmarking.remote.device import PATH, Device, plain
 from rescompress.benchmarking.remote.jobs import RUNNER, Job
 from rescompress.errors import BackendMissing
 
@@ -125,7 +125,7 @@ def _programs(device: Device, backends: set[str]) -> dict[str, str]:
         tries = [tool.program, *(f"{place}/{tool.program}" for place in tool.places)]
         said = device.ask("; ".join(f"command -v {shlex.quote(one)} && exit" for one in tries) + "; true")
         path = said.text.decode("utf-8", "replace").strip()
-        if path.startswith("/") and path == plain(path):
+        if PATH.fullmatch(path):
             found[name] = path
     return found
 

@@ -1,8 +1,13 @@
 """A whole benchmark on a device behind a real sshd; connections that break, and a client that is stopped."""
 
+import contextlib
+import json
 import random
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +16,9 @@ from rescompress.artifact import sha256_of
 from rescompress.benchmarking import remote
 from rescompress.benchmarking.conditions import Watch
 from rescompress.benchmarking.method import launch
+from rescompress.cli import cli, guarded
 from rescompress.errors import BackendMissing, InputRefused
-from tests.benchmarking.remote.conftest import QUICK, made
+from tests.benchmarking.remote.conftest import QUICK, free_port, made
 
 pytestmark = pytest.mark.xdist_group("sshd")
 
@@ -120,4 +126,62 @@ def test_a_device_without_the_runtime_says_what_it_lacks(reached, small, monkeyp
     monkeypatch.setenv("RESCOMPRESS_DEVICE_PYTHON", "/nowhere/python; touch /tmp/injected")
     with pytest.raises(BackendMissing, match="onnxruntime"):
         made(reached, small, 2, 5)
+    assert reached.left() == set()
+
+
+def test_what_is_still_running_ends_with_the_benchmark(reached, small):
+    """A quiet machine needs fewer launches than it may make."""
+    with remote.opened(reached.address, small, QUICK, 9, 6) as there:
+        there.launch()
+        (key,) = (path.name for path in (reached.cache / "jobs").iterdir())
+        assert any(key in line for line in command_lines())
+    assert not any(key in line for line in command_lines())
+    assert reached.left() == set()
+
+
+def command_lines():
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield path.read_bytes().decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize(
+    ("address", "status", "fact"),
+    [("ssh://127.0.0.1;id", 2, "is no device"), ("ssh://127.0.0.1:{port}", 7, "ssh can't reach the device")],
+)
+def test_the_command_line_says_what_is_wrong_and_shows_no_traceback(reached, networks, capsys, address, status, fact):
+    words = ["benchmark", str(networks[0]), "--device", address.format(port=free_port())]
+    assert guarded(lambda: cli(words, standalone_mode=False), words) == status
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 2  # the fact and the remedy
+    assert said[0].startswith("error: ")
+    assert fact in said[0]
+
+
+@pytest.mark.slow
+def test_the_command_line_times_on_a_device(reached, networks, capsys):
+    words = ["benchmark", *map(str, networks), "--device", reached.address, "--launches", "2", "--format", "json"]
+    assert guarded(lambda: cli(words, standalone_mode=False), words) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert "ssh: " in json.dumps(row)
+    assert "127.0.0.1" not in json.dumps(row)
+    assert reached.left() == set()
+
+
+@pytest.mark.slow
+def test_a_killed_client_picks_up_what_is_finished(reached, networks, tmp_path):
+    """The real command, killed without a chance to tidy up."""
+    words = [sys.executable, "-m", "rescompress", "benchmark", str(networks[0]), "--device", reached.address]
+    words += ["--launches", "3", "--blocks", "10", "--format", "json"]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = reached.appeared("launch-0")
+    process.kill()
+    process.wait()
+    assert reached.lock.is_dir()
+    made = first.stat().st_mtime_ns
+    reached.appeared("launch-2")
+    assert first.stat().st_mtime_ns == made
+    again = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "taken over" not in again.stderr
     assert reached.left() == set()
