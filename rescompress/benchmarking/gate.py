@@ -85,18 +85,21 @@ def enforce(rows: Sequence[RuleRow], strict: bool = False) -> None:
     Raises:
         BenchmarkInvalid: a rule is broken, or there is nothing at all to judge it by.
     """
-    failing = [row for row in rows if row.outcome == "broken" or (strict and row.outcome in ("unsure", "unknown"))]
-    for rule in dict.fromkeys(row.rule for row in rows):
-        own = [row for row in rows if row.rule == rule]
-        if all(row.outcome == "unknown" for row in own):
-            failing += own
+    failing = failures(rows, strict)
     if failing:
-        first, more = failing[0], len(set(failing)) - 1
+        first, more = failing[0], len(failing) - 1
         others = f" {more} more {'is' if more == 1 else 'are'} listed above." if more else ""
         remedy = (
             "Find what made it so, or raise the limit." if first.outcome == "broken" else "Measure it in both runs."
         )
         raise BenchmarkInvalid(first.fact, f"{remedy}{others}")
+
+
+def failures(rows: Sequence[RuleRow], strict: bool = False) -> tuple[RuleRow, ...]:
+    """What ``enforce`` lets nothing pass for; a rule that nothing can be judged by counts with all its rows."""
+    judged = {row.rule for row in rows if row.outcome != "unknown"}
+    bad = {"broken", *(("unsure", "unknown") if strict else ())}
+    return tuple(row for row in rows if row.outcome in bad or row.rule not in judged)
 
 
 def name_of(run: Results, artifact: Measured) -> str:

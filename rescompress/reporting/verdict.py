@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rescompress.benchmarking.gate import failures
 from rescompress.reporting import wording
 from rescompress.spec import ArtifactRow, BenchmarkRow, LatencyRow, Rung, RunReport
 
@@ -36,9 +37,10 @@ class Candidate:
 
 def overall(report: RunReport) -> Judgement:
     """The run in a word: a failure outweighs everything, then every reservation is named."""
-    if any(judgement.tone == "bad" for judgement in (gate(report), verification(report))):
+    if any(judgement.tone == "bad" for judgement in (gate(report), verification(report), rules(report))):
         return Judgement("Verdict", "Failed", "bad")
-    word = "Passed" if report.gate else "No gate was set"
+    gated = report.gate is not None or bool(report.rules)
+    word = "Passed" if gated else "No gate was set"
     reservations = []
     if not report.artifacts:
         reservations.append("nothing exported")
@@ -48,13 +50,13 @@ def overall(report: RunReport) -> Judgement:
         reservations.append("not timed")
     elif report.benchmark.verdict != "VALID":
         reservations.append(f"timing {report.benchmark.verdict}")
-    sound = report.gate is not None and not reservations
-    return Judgement("Verdict", ", ".join([word, *reservations]), "good" if sound else "warn")
+    return Judgement("Verdict", ", ".join([word, *reservations]), "good" if gated and not reservations else "warn")
 
 
 def judgements(report: RunReport) -> tuple[Judgement, ...]:
-    """The three things that are judged: accuracy gate, verification of every artifact, benchmark."""
-    return (gate(report), verification(report), benchmark(report))
+    """What is judged: accuracy gate, verification of every artifact, benchmark; and the rules, if there were any."""
+    asked = (rules(report),) if report.rules else ()
+    return (gate(report), verification(report), benchmark(report), *asked)
 
 
 def gate(report: RunReport) -> Judgement:
@@ -67,6 +69,16 @@ def gate(report: RunReport) -> Judgement:
     return Judgement(
         subject, "passed" if row.passed else "failed", "good" if row.passed else "bad", facts + row.reasons
     )
+
+
+def rules(report: RunReport) -> Judgement:
+    """Whether every artifact kept to the rules of ``fail_if``; what couldn't be judged is told too."""
+    subject, failing = "Rules", failures(report.rules)
+    if failing:
+        return Judgement(subject, "broken", "bad", tuple(row.fact for row in failing))
+    said = tuple(row.fact for row in report.rules if row.outcome != "kept")
+    names = ", ".join(dict.fromkeys(row.rule for row in report.rules))
+    return Judgement(subject, "kept", "warn" if said else "good", (f"No artifact is {names}.", *said))
 
 
 def verification(report: RunReport) -> Judgement:
