@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from rescompress import backends
+from rescompress import backends, verified
+from rescompress.artifact import open_artifact
 from rescompress.benchmarking import benchmark
 from rescompress.benchmarking.validity import differs
 from rescompress.errors import InputRefused, RecipeError, WorkerCrashed
@@ -16,7 +17,13 @@ from tests.networks import fused, noise
 def timed(spinning, images):
     """A baseline, its equal, and one that is 20 % slower."""
     artifacts = [spinning("00-baseline", 0.5), spinning("01-equal", 0.5), spinning("02-slower", 0.6)]
-    return benchmark(artifacts, images, batch=2, blocks=6, block_seconds=0.02)
+    verified.keep(open_artifact(artifacts[1]), images, answers(images), alone=True)
+    return benchmark(artifacts, images, batch=2, max_launches=5, blocks=12)
+
+
+def answers(images, offset=0.0):
+    """What the fake runtime computes."""
+    return (images.mean(axis=(1, 2, 3))[:, None] * np.arange(10) + offset).astype(np.float32)
 
 
 def test_row_describes_the_candidates_in_order(timed):
@@ -32,7 +39,11 @@ def test_latency_is_the_one_that_was_set(timed):
         assert milliseconds <= latency.min_ms <= latency.p50_ms
         # The interval is one of few launches, widened by Student's t: its low end may lie below every single query.
         assert latency.p50_low_ms <= latency.p50_ms <= latency.p50_high_ms
-        assert latency.p50_ms <= latency.p90_ms <= latency.ecdf_ms[-1]
+        assert latency.ecdf_ms[90] <= latency.p90_ms <= latency.p95_ms <= latency.p99_ms <= latency.max_ms
+        assert latency.max_ms == latency.ecdf_ms[-1]
+        assert 0 <= latency.mad_ms <= latency.max_ms - latency.min_ms
+        assert latency.slow_queries < latency.queries / 2
+        assert 2e3 / latency.max_ms <= latency.images_per_s <= 2e3 / latency.min_ms
         assert latency.p50_ms == pytest.approx(milliseconds, rel=0.2)
         assert latency.ecdf_ms[0] == latency.min_ms
         assert len(latency.ecdf_ms) == 101
@@ -64,15 +75,65 @@ def test_every_query_is_kept(timed):
         assert (nanoseconds.size, nanoseconds.min() / 1e6) == (latency.queries, latency.min_ms)
 
 
+def test_blocks_are_a_series_in_seconds_since_the_first(timed):
+    row, _ = timed
+    starts = [[start for start, _ in latency.blocks] for latency in row.latencies]
+    assert [len(one) for one in starts] == [5 * 12] * 3
+    assert all(np.diff(one).min() >= 0.01 for one in starts)
+    assert 0 <= min(map(min, starts)) < 0.2
+    for latency in row.latencies:
+        assert np.median([ms for _, ms in latency.blocks]) == pytest.approx(latency.p50_ms, rel=0.1)
+
+
+def test_each_round_has_one_block_of_each_in_random_order(timed):
+    starts = np.array([[start for start, _ in latency.blocks] for latency in timed[0].latencies])
+    orders = np.argsort(starts, axis=0)
+    assert (np.diff(np.sort(starts, axis=0)[[0, -1]].T.ravel()) > 0).all()
+    assert len({tuple(order) for order in orders.T}) == 6
+
+
+def test_fresh_process_pays_for_its_start(timed):
+    for latency in timed[0].latencies:
+        assert 10 < latency.cold.load_ms < 60_000
+        assert latency.cold.first_ms >= latency.min_ms * 0.9
+        assert 10e6 < latency.cold.peak_rss_bytes < 2e9
+        assert latency.cold.peak_device_bytes is None
+
+
 def test_healthy_run_is_not_invalid(timed):
     row, _ = timed
     assert row.verdict in ("VALID", "INDICATIVE")
     assert not any("mismatch" in reason for reason in row.reasons)
 
 
+def test_what_was_not_verified_is_told(timed):
+    (told,) = [reason for reason in timed[0].reasons if "verified" in reason]
+    assert told.endswith("it was not verified here: 00-baseline spinning, 02-slower spinning.")
+
+
+def test_output_that_departs_from_the_verified_one_is_invalid(spinning, images):
+    artifacts = [spinning("00-baseline"), spinning("01-departing")]
+    verified.keep(open_artifact(artifacts[0]), images, answers(images), alone=True)
+    verified.keep(open_artifact(artifacts[1]), images, answers(images, 0.01), alone=True)
+    row, _ = benchmark(artifacts, images, launches=2, blocks=1)
+    assert row.verdict == "INVALID"
+    assert row.reasons[0].startswith("01-departing spinning computed other outputs than when it was verified")
+    assert not any("00-baseline" in reason for reason in row.reasons if "verified" in reason)
+
+
+def test_answers_that_depend_on_neighbours_or_other_images_are_not_compared(spinning, images):
+    artifacts = [spinning("00-neighbours"), spinning("01-others")]
+    verified.keep(open_artifact(artifacts[0]), images, answers(images, 1), alone=False)
+    verified.keep(open_artifact(artifacts[1]), images[::-1], answers(images, 1), alone=True)
+    row, _ = benchmark(artifacts, images, launches=2, blocks=1)
+    assert row.verdict == "INDICATIVE"
+    assert any("depend on the other images of a batch: 00-neighbours" in reason for reason in row.reasons)
+    assert any("verified on other images: 01-others" in reason for reason in row.reasons)
+
+
 def test_output_that_changes_between_processes_is_invalid(spinning, images):
     artifacts = [spinning("00-baseline"), spinning("01-changing", fate="changes")]
-    row, _ = benchmark(artifacts, images, launches=2, blocks=1, block_seconds=0.01)
+    row, _ = benchmark(artifacts, images, launches=2, blocks=1)
     assert row.verdict == "INVALID"
     assert "01-changing spinning computed different outputs" in row.reasons[0]
 

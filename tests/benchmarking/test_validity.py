@@ -28,6 +28,8 @@ def test_good_facts_are_valid_without_reasons():
     ("fact", "said"),
     [
         ({"launches": 4}, "Only 4 launches"),
+        ({"seconds": {"a": 2.9, "b": 3.5}}, "a was measured for only 2.9 s; 3 s are needed."),
+        ({"cov": {"a": 0.026, "b": 0.049}, "gpu": ("a",)}, "a varied by 2.6% from block to block; 2.5% is the limit."),
         ({"queries": {"a": 1000, "b": 63}}, "b answered only 63 queries"),
         ({"unsteady": ("b",)}, "Still warming up when they were timed: b."),
         ({"cov": {"a": 0.051, "b": 0.06}}, "b varied by 6.0%"),
@@ -50,6 +52,18 @@ def test_output_mismatch_is_invalid_and_told_first():
     assert verdict == "INVALID"
     assert reasons[0].startswith("b computed different outputs")
     assert len(reasons) == 2
+
+
+def test_output_that_was_not_verified_is_invalid():
+    verdict, reasons = judge(replace(GOOD, departed=("b",)))
+    assert verdict == "INVALID"
+    assert reasons == ("b computed other outputs than when it was verified (output mismatch).",)
+
+
+def test_outputs_without_verified_ones_are_told_by_reason_and_change_no_verdict():
+    verdict, reasons = judge(replace(GOOD, unverified={"a": "it is new", "b": "it is old", "c": "it is new"}))
+    assert verdict == "VALID"
+    assert [reason.partition("because ")[2] for reason in reasons] == ["it is new: a, c.", "it is old: b."]
 
 
 def test_missing_fact_is_unavailable_and_changes_no_verdict():
