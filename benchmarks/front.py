@@ -31,19 +31,22 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     import matplotlib
 
     matplotlib.use("agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     style = {"svg.hashsalt": "rescompress", "svg.fonttype": "path", "font.size": 9}
     with matplotlib.rc_context(style):
-        figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
+        figure, axes = pyplot.subplots(figsize=(8, 7), layout="constrained")
         most = max(row["size_bytes"] for row in rows)
         for number, row in enumerate(rows, 1):
             _point(axes, number, row, LARGEST * row["size_bytes"] / most)
         best = sorted((row["p50_ms"][0], _percent(row)) for row in rows if row["front"])
         axes.plot(*zip(*best, strict=True), color="#1f5fa8", linewidth=1, zorder=1)
         axes.set(xscale="log", xlabel="p50 latency in ms, one thread, batch 1", ylabel="top-1 in ONNX Runtime, %")
-        axes.grid(which="both", color="#dddddd", linewidth=0.5)
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handlelength=0, handletextpad=0)
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
+        axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+        axes.grid(color="#dddddd", linewidth=0.5)
+        figure.legend(loc="outside lower left", ncols=2, frameon=False, handlelength=0, handletextpad=0)
         file.parent.mkdir(parents=True, exist_ok=True)
         with artifact.writing(file) as temporary:
             figure.savefig(temporary, format="svg", metadata={"Date": None})
@@ -65,7 +68,7 @@ def _point(axes: Any, number: int, row: Row, area: float) -> None:
     )
     face = colour if row["front"] else "white"
     axes.scatter(p50, right.percent, s=area, facecolor=face, edgecolor=colour, alpha=0.6, zorder=3)
-    axes.annotate(str(number), (p50, right.percent), ha="center", va="center", zorder=4)
+    axes.annotate(str(number), (p50, right.percent), (5, 5), textcoords="offset points", weight="bold", zorder=4)
     axes.plot([], [], label=f"{number}  {row['recipe']}")
 
 

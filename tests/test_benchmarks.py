@@ -292,3 +292,15 @@ def test_what_the_harness_missed_is_said() -> None:
     assert "| 50 of 50 | 100.0% [0.1, 99.9] | at least 99%: reached |" in lines
     assert "verdicts: 2 VALID, 1 INDICATIVE" in lines
     assert "+1.20% [+0.30%, +2.00%]; below 1%: **not reached**" in lines
+
+
+def test_the_front_s_section_shows_every_recipe_and_what_failed() -> None:
+    common = {"stages": [], "macs": 4.1e7, "ratio": [0.5, 0.4, 0.6], "rung": "L2"}
+    rows = [{**point(90.0, 1.0, 2000), **common, "front": True, "failures": []}]
+    rows += [{**point(80.0, 2.0, 3000), **common, "front": False, "failures": ["SQNR is 3 dB."]}]
+    timing = {"verdict": "VALID", "reasons": []}
+    found = {"rows": rows, "timing": timing, "epochs": 1, "test_images": 1000}
+    lines = "\n".join(readme.section("pipeline", found))
+    assert "| 1 | r | 90.00 [87.98, 91.71] | 41.0 M | 2 | 1.000 ms | 0.50 [0.40, 0.60] | L2 | yes |" in lines
+    assert "| 2 | r | 80.00" in lines
+    assert "Verification failed: r: SQNR is 3 dB." in lines

@@ -47,7 +47,7 @@ def _cells(found: dict[str, Any], key: str) -> tuple[str, ...]:
 def _overhead(found: dict[str, Any]) -> Iterator[str]:
     value, low, high = (f"{part - 1:+.2%}" for part in found["harness_by_plain_loop"])
     reached = _reached(found["harness_by_plain_loop"][0] - 1 < OVERHEAD)
-    yield f"A query by the harness's clock beside a plain loop: {value} [{low}, {high}]; below {OVERHEAD:.0%}: {reached}."
+    yield f"The harness's clock beside a plain loop: {value} [{low}, {high}]; below {OVERHEAD:.0%}: {reached}."
     yield f"Of a worker's time, no query's clock counts {found['outside_the_clock']:.2%}."
     yield ""
 
