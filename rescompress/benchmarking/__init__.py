@@ -73,8 +73,8 @@ def benchmark(
         block_seconds: shortest length of one block, in seconds.
         seed: seed of the order of the blocks and of the bootstrap.
         scenario: who asks: our own blocks, one query after the other and the candidates in turns; or MLPerf LoadGen
-            in one of its scenarios, one run of ``blocks * block_seconds`` per launch and candidate. MLPerf's own
-            600 s are ``block_seconds=60``; even then it is no MLPerf result.
+            in one of its scenarios, one run of at least ``blocks * block_seconds`` per launch and candidate. Even if
+            that is MLPerf's own 600 s, it is no MLPerf result.
         qps: queries that arrive per second in the server scenario, at random times.
         slo_ms: latency that 99 % of them must keep, in milliseconds; MLPerf's 15 for ResNet-50 if not given.
         samples_per_query: images of a query in the multi-stream scenario.
