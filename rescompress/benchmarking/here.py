@@ -7,7 +7,7 @@ from typing import Protocol
 
 from rescompress.benchmarking import machine
 from rescompress.benchmarking.candidates import Candidates
-from rescompress.benchmarking.conditions import Watch, on_gpu
+from rescompress.benchmarking.conditions import Watch, gpu_queries, on_gpu
 from rescompress.benchmarking.conditions.disturbance import Disturbance
 from rescompress.benchmarking.method import Launch, Plan, launch
 
@@ -74,7 +74,7 @@ class Here:
 
     def conditions(self) -> dict[str, str]:
         """All that was seen, in words."""
-        return self._watch.conditions()
+        return {**self._watch.conditions(), **gpu_queries([one.manifest for one in self._candidates.artifacts[:-1]])}
 
     def disturbance(self) -> Disturbance | None:
         """What happened to the machine."""

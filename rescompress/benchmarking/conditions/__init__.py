@@ -8,6 +8,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import util
 from types import TracebackType
 
 from rescompress.artifact import Manifest
@@ -15,9 +16,15 @@ from rescompress.benchmarking.conditions import counters, nvml, quota, sampling
 from rescompress.benchmarking.conditions.counters import Counters
 from rescompress.benchmarking.conditions.disturbance import Disturbance
 from rescompress.benchmarking.conditions.files import Files
-from rescompress.benchmarking.conditions.sampling import Sampler
+from rescompress.benchmarking.conditions.sampling import Processor, Sampler
 from rescompress.benchmarking.conditions.settings import settings
 from rescompress.cpu import UNAVAILABLE
+
+QUERIES = (
+    "p50 and the like by the host's clock, copies of images to the GPU and of answers back included, the host waiting "
+    "for each answer; compute by CUDA events, copies left out"
+)
+GRAPH, ONE_BY_ONE = "a CUDA graph", "kernels one by one"
 
 
 def conditions(files: Files | None = None, variables: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -29,6 +36,22 @@ def conditions(files: Files | None = None, variables: Mapping[str, str] = os.env
     """
     files = files or Files()
     return {**settings(files, variables), "CPU quota": quota.told(files), "load average": _load_average(files)}
+
+
+def gpu_queries(manifests: Sequence[Manifest]) -> dict[str, str]:
+    """What a query of artifacts on a GPU is made of: both clocks, copies, and how kernels are launched.
+
+    Args:
+        manifests: of the candidates; those that run elsewhere have nothing to tell.
+    """
+    found = {f"{one.label} {one.backend}": _launches(one) for one in manifests if on_gpu(one)}
+    return {"GPU queries": QUERIES, "GPU launches": ", ".join(f"{k}: {v}" for k, v in found.items())} if found else {}
+
+
+def _launches(manifest: Manifest) -> str:
+    if manifest.backend == "tensorrt":  # its session makes a graph where it can
+        return GRAPH if util.find_spec("cuda") else ONE_BY_ONE
+    return GRAPH if manifest.knobs.get("cuda_graphs") else ONE_BY_ONE
 
 
 def on_gpu(manifest: Manifest) -> bool:
@@ -60,7 +83,7 @@ class Watch:
     ) -> None:
         self._files, self._variables, self._wants_gpu = files or Files(), variables, gpu
         self._gpu, self._hindrance = nvml.opened(variables) if gpu else (None, "")
-        self._sampler = Sampler(self._read, period)
+        self._processor, self._sampler = Processor(self._files), Sampler(self._read, period)
         self._seconds, self._faults, self._can_count_faults = 0.0, 0, False
         self._others: list[int] = []
         self._seen: Counters | None = None
@@ -151,7 +174,7 @@ class Watch:
         return self._gpu.throttling(bits) if self._gpu and bits else None
 
     def _read(self) -> dict[str, float]:
-        return {**sampling.processor(self._files), **(self._gpu.read() if self._gpu else {})}
+        return {**self._processor.read(), **(self._gpu.read() if self._gpu else {})}
 
     def _count_others(self) -> None:
         """None of ours computes now but, perhaps, this very process."""

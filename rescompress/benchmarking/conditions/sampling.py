@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -57,18 +58,29 @@ class Sampler:
                 return
 
 
-def processor(files: Files) -> dict[str, float]:
-    """The clock of the fastest CPU, which is the one that works, in MHz; and the hottest sensor's degrees Celsius."""
-    clocks = [khz / 1000 for khz in files.numbers(f"{CPUS}/cpu[0-9]*/cpufreq/scaling_cur_freq")]
-    heat = _heat(files)
-    return {**({CLOCK: max(clocks)} if clocks else {}), **({HEAT: max(heat)} if heat else {})}
+class Processor:
+    """The clock of the fastest CPU, which is the one that works, and the hottest sensor.
 
+    Where the files lie is looked up once: many CPUs have many of them.
 
-def _heat(files: Files) -> list[float]:
-    """Of the processor's own sensors; where none is known, of the thermal zones."""
-    chips = [path.parent for path in files.found("sys/class/hwmon/hwmon*/name") if files.text(path) in HOT]
-    known = [number for folder in chips for number in files.numbers(f"{folder.relative_to(files.root)}/temp*_input")]
-    return [number / 1000 for number in known or files.numbers("sys/class/thermal/thermal_zone*/temp")]
+    Args:
+        files: the system's.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._clocks = files.found(f"{CPUS}/cpu[0-9]*/cpufreq/scaling_cur_freq")
+        chips = [path.parent for path in files.found("sys/class/hwmon/hwmon*/name") if files.text(path) in HOT]
+        known = [path for chip in chips for path in sorted(chip.glob("temp*_input"))]
+        self._heat = known or files.found("sys/class/thermal/thermal_zone*/temp")
+
+    def read(self) -> dict[str, float]:
+        """MHz, and degrees Celsius; what isn't told is left out."""
+        found = {CLOCK: self._most(self._clocks), HEAT: self._most(self._heat)}
+        return {name: value / 1000 for name, value in found.items() if value is not None}
+
+    def _most(self, paths: list[Path]) -> int | None:
+        return max((number for path in paths if (number := self._files.number(path)) is not None), default=None)
 
 
 def drop(series: list[float]) -> float | None:

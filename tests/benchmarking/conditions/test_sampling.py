@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rescompress.benchmarking.conditions import sampling
 from rescompress.benchmarking.conditions.files import Files
-from rescompress.benchmarking.conditions.sampling import Sampler
+from rescompress.benchmarking.conditions.sampling import Processor, Sampler
 from tests.benchmarking.conditions.tree import CPU, lay
 
 clocks = st.lists(st.floats(400, 6000), min_size=sampling.FEWEST, max_size=60)
@@ -38,10 +38,13 @@ def test_the_clock_is_of_the_fastest_cpu_and_the_heat_of_the_processor(tmp_path:
         "sys/class/hwmon/hwmon0/temp1_input": 90_000,
         "sys/class/thermal/thermal_zone0/temp": 40_000,
     }
-    assert sampling.processor(lay(tmp_path, told)) == {"clock": 3500, "temperature": 40}
+    assert Processor(lay(tmp_path, told)).read() == {"clock": 3500, "temperature": 40}
     chip = {f"sys/class/hwmon/hwmon1/{name}": value for name, value in (("name", "k10temp"), ("temp1_input", 61_500))}
-    assert sampling.processor(lay(tmp_path, chip)) == {"clock": 3500, "temperature": 61.5}
-    assert sampling.processor(Files(tmp_path / "nothing")) == {}
+    processor = Processor(lay(tmp_path, chip))
+    assert processor.read() == {"clock": 3500, "temperature": 61.5}
+    lay(tmp_path, {f"{CPU}/cpu1/cpufreq/scaling_cur_freq": 700_000})
+    assert processor.read() == {"clock": 800, "temperature": 61.5}
+    assert Processor(Files(tmp_path / "nothing")).read() == {}
 
 
 @given(clocks)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rescompress.artifact import Manifest
-from rescompress.benchmarking.conditions import Watch, on_gpu
+from rescompress.benchmarking.conditions import Watch, gpu_queries, on_gpu
 from rescompress.benchmarking.conditions.disturbance import Disturbance, reasons, unseen
 from rescompress.benchmarking.conditions.files import Files
 from tests.benchmarking.conditions.fake_nvml import Nvml
@@ -126,6 +126,10 @@ def test_where_no_gpu_is_timed_none_is_missed() -> None:
     assert list(unseen(Disturbance(**{**vars(QUIET), "gpu": False, "gpu_others": None}))) == []
 
 
+def manifest(backend: str, label: str = "", **knobs: object) -> Manifest:
+    return Manifest("", "", backend, label, "fp32", "", {}, None, "", "", "", knobs)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("backend", "knobs", "expected"),
     [
@@ -136,6 +140,14 @@ def test_where_no_gpu_is_timed_none_is_missed() -> None:
     ],
 )
 def test_which_artifacts_run_on_a_gpu(backend: str, knobs: dict[str, object], expected: bool) -> None:
-    spec = None
-    manifest = Manifest("", "", backend, "", "fp32", "", {}, spec, "", "", "", knobs)  # type: ignore[arg-type]
-    assert on_gpu(manifest) is expected
+    assert on_gpu(manifest(backend, **knobs)) is expected
+    assert bool(gpu_queries([manifest(backend, **knobs)])) is expected
+
+
+def test_what_a_query_on_a_gpu_is_made_of() -> None:
+    told = gpu_queries([
+        manifest("onnxruntime", "00"), manifest("eager", "00", device="cuda"),
+        manifest("inductor", "01", device="cuda", cuda_graphs=True),
+    ])  # fmt: skip
+    assert "copies" in told["GPU queries"]
+    assert told["GPU launches"] == "00 eager: kernels one by one, 01 inductor: a CUDA graph"

@@ -25,6 +25,11 @@ class Session:
     def __exit__(self, *error):
         pass
 
+    @property
+    def compute_ns(self):
+        """A device whose own clock counts half of what the host waits."""
+        return self._nanoseconds // 2 if self._fate == "accelerated" else None
+
     def run(self, images):
         end = time.perf_counter_ns() + self._nanoseconds
         if self._fate == "dies running":
