@@ -1,6 +1,7 @@
 """What is known of each layer of one artifact, side by side: its time, its bits, and how sensitive it is to INT8."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -192,8 +193,8 @@ def sections(names: Sequence[str]) -> tuple[str, ...]:
 
 def bits(precision: str) -> int:
     """Bits in a precision's name, 32 where it has none."""
-    digits = "".join(filter(str.isdigit, precision))
-    return int(digits[:3]) if digits else FLOAT_BITS
+    digits = re.search(r"\d+", precision)
+    return int(digits[0]) if digits else FLOAT_BITS
 
 
 def family(precision: str) -> str:

@@ -98,5 +98,5 @@ def _titled(text: str, titles: Mapping[str, str]) -> str:
 def _recoloured(text: str) -> str:
     for name, colour in COLOURS.items():
         text = text.replace(colour, f"var(--{name})")
-    text = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", text)
+    text = re.sub(r"\d+\.\d{4,}", lambda number: f"{float(number[0]):.3f}", text)
     return re.sub(r"\n\s*", "\n", text)

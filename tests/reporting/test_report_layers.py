@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -55,10 +56,9 @@ def test_bars_stand_inside_their_column_and_are_as_high_as_they_should(
     drawn = columns(found, sheet)
     assert len(drawn) == len(found.rows)
     slowest = max((row.ms for row in found.rows if row.ms is not None), default=None)
+    highest = max((boxes(group)[1][3] for row, group in zip(found.rows, drawn, strict=True) if row.ms), default=0.0)
     for row, group in zip(found.rows, drawn, strict=True):
-        whole, *bars = [
-            [float(rect.get(key) or 0) for key in ("x", "y", "width", "height")] for rect in group.iter(f"{SVG}rect")
-        ]
+        whole, *bars = boxes(group)
         assert len(bars) == (row.ms is not None) + bool(row.precision) + (row.sqnr_db is not None)
         for x, y, width, height in bars:
             assert whole[0] <= x + 0.1
@@ -67,30 +67,17 @@ def test_bars_stand_inside_their_column_and_are_as_high_as_they_should(
             assert y + height <= whole[1] + whole[3]
             assert 0 < height <= LANE
         if row.ms is not None and slowest is not None and row.ms > 0.05 * slowest:
-            shares = bars[0][3] / max(float(one[0][3]) for one in _times(drawn, found))
-            assert shares == pytest.approx(row.ms / slowest, rel=0.03)
+            assert bars[0][3] / highest == pytest.approx(row.ms / slowest, rel=0.03)
 
 
-def _times(drawn: list[ElementTree.Element], found: Layers) -> list[list[list[float]]]:
-    """The rectangles of the bars of those layers that have a time."""
-    return [
-        [
-            [float(rect.get(key) or 0) for key in ("x", "y", "width", "height")]
-            for rect in list(group.iter(f"{SVG}rect"))[1:]
-        ]
-        for row, group in zip(found.rows, drawn, strict=True)
-        if row.ms is not None
-    ]
+def boxes(group: ElementTree.Element) -> list[list[float]]:
+    """The rectangles of a layer: the one that answers to the pointer, then its bars."""
+    return [[float(rect.get(key) or 0) for key in ("x", "y", "width", "height")] for rect in group.iter(f"{SVG}rect")]
 
 
 def test_a_sensitive_layer_has_a_high_bar(found: Layers) -> None:
     told = {row.layer: row.sqnr_db for row in found.rows if row.sqnr_db is not None}
-    heights = {
-        str(group.findtext(f"{SVG}title")).partition(":")[0]: float(
-            list(group.iter(f"{SVG}rect"))[-1].get("height") or 0
-        )
-        for group in columns(found)
-    }
+    heights = {str(group.findtext(f"{SVG}title")).partition(":")[0]: boxes(group)[-1][3] for group in columns(found)}
     ordered = sorted(told, key=lambda layer: told[layer] or 0.0)
     assert [heights[layer] for layer in ordered] == sorted((heights[layer] for layer in ordered), reverse=True)
 
@@ -167,7 +154,7 @@ def test_names_stay_inside_and_do_not_touch(found: Layers) -> None:
             assert x + long <= width + 1, text.text
             if float(text.get("y") or 0) > height - FOOT + 10:
                 ends.append((x, x + long))
-        assert all(one[1] <= two[0] + 2 for one, two in zip(ends, ends[1:], strict=False))
+        assert all(one[1] <= two[0] + 2 for one, two in pairwise(ends))
 
 
 def test_colours_are_the_page_s(found: Layers) -> None:

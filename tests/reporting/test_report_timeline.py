@@ -76,7 +76,7 @@ def test_what_lies_beyond_the_edge_is_marked_and_flattens_nothing(timing: Benchm
     blocks = [(float(second), 10.0 + 0.1 * (second % 2)) for second in range(200)]
     blocks[77] = (77.0, 31.0)
     tree = parsed(alone(timing, blocks, 1))
-    marks = [circle for circle in tree.iter(f"{SVG}circle")]
+    marks = list(tree.iter(f"{SVG}circle"))
     assert len(marks) == 1
     ((points,),) = traces(tree)
     assert abs(points[0][1] - points[1][1]) > 5  # 1 % is still seen
