@@ -31,8 +31,9 @@ class ColdRow:
 class LatencyRow:
     """Latency of one artifact, in milliseconds per query; ratios are against the benchmark's baseline.
 
-    Percentiles are None where the queries are too few for them: 64 for p90, 130 for p95, 662 for p99, as LoadGen's
-    early stopping asks. Intervals are 95 % block-bootstrap intervals; the blocks are process launches.
+    Percentiles are the upper bounds of LoadGen's early stopping, None where the queries are too few for them: 64 for
+    p90, 130 for p95, 662 for p99. Intervals are 95 % block-bootstrap intervals; the blocks are process launches. Ratios
+    are those of neighbouring blocks where candidates took turns, so they are near the quotient of two p50, not equal.
 
     Attributes:
         queries: measured, none of them dropped.
@@ -40,7 +41,7 @@ class LatencyRow:
         ecdf_ms: the 0th to 100th percentile.
         mad_ms: median absolute deviation from the median.
         slow_queries: queries that took more than three times the median.
-        blocks: ``(seconds since the benchmark began, median of the block in milliseconds)``, in order of measurement.
+        blocks: ``(seconds since the first block of all, median in milliseconds)`` of each, in order of measurement.
         images_per_s: throughput.
         compute_p50_ms: the median by the device's own clock, transfers excluded; None where it has none.
         energy_mj: millijoules per query; None where no counter exists.

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from rescompress import backends, errors, worker
+from rescompress import backends, errors, serving, worker
 from rescompress.artifact import open_artifact
 from rescompress.errors import BackendMissing, InputRefused, RescompressError, WorkerCrashed
 from rescompress.pipeline.proof import export_artifact
@@ -158,3 +158,25 @@ with Worker(Path({str(odd(SPEC))!r})) as session:
             return
         time.sleep(0.01)
     pytest.fail("the worker outlived its parent")
+
+
+def test_fresh_process_tells_its_start_its_first_query_and_its_memory(odd):
+    begin = time.monotonic()
+    with Worker(odd(SPEC)) as session:
+        session.ready()
+        started_ms = (time.monotonic() - begin) * 1e3
+        cold = session.cold()
+        assert 0 < cold.load_ms <= started_ms
+        assert cold.first_ms is None
+        session.run(IMAGES)
+        first_ms = session.cold().first_ms
+        session.run(IMAGES)
+        assert session.cold().first_ms == first_ms > 0
+        assert session.cold().load_ms == cold.load_ms
+
+
+def test_peak_memory_is_the_kernels_high_water_mark(tmp_path):
+    status = tmp_path / "status"
+    status.write_text("Name:\tpython\nVmPeak:\t  999 kB\nVmHWM:\t   123 kB\nVmRSS:\t  100 kB\n")
+    assert serving.peak_rss_bytes(status) == 123 * 1024
+    assert serving.peak_rss_bytes(tmp_path / "none") is None
