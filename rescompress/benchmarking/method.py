@@ -182,5 +182,5 @@ def _asked(workers: Sequence[Worker], plan: Plan, traffic: Traffic, order: rando
     for i in order.sample(range(len(workers)), len(workers)):
         workers[i].time(_LEAD_IN * plan.block_seconds, plan.batch)
         run = workers[i].loadgen(traffic)
-        taken[i] = _Taken(*scenarios.blocks(run, traffic, plan.blocks), answered=run)
+        taken[i] = _Taken(*scenarios.blocks(run, traffic), answered=run)
     return taken

@@ -1,8 +1,8 @@
 """MLPerf's scenarios in a benchmark: which knobs they take, and what LoadGen's runs add to the numbers.
 
 Arrivals and images are LoadGen's (see ``rescompress.loadgen``); processes, warm-up, statistics and verdict are those
-of every benchmark. The runs are short, so the numbers are NOT MLPerf results; with ``block_seconds=60`` each run has
-MLPerf's own 600 s.
+of every benchmark. Runs are short, so the numbers are NOT MLPerf results; with ``blocks=60, block_seconds=10`` each run
+lasts MLPerf's own 600 s, and they still are not.
 """
 
 import math
@@ -27,6 +27,7 @@ SLO_MS = 15.0
 _QUERIES = {"single-stream": 64, "multi-stream": 662, "offline": 64, "server": 662}
 """In all launches together: what it takes to vouch for a 90th percentile, or a 99th."""
 _SHARE_IN_TIME = 0.99
+_BLOCKS = 10
 
 Runs = Sequence[Sequence[Answered]]
 """What LoadGen saw, by launch and candidate; the last candidate is the copy of the baseline."""
@@ -108,12 +109,12 @@ def target(traffic: Traffic | None) -> dict[str, float]:
     return found
 
 
-def blocks(run: Answered, traffic: Traffic, count: int) -> tuple[list[NDArray[np.int64]], list[float]]:
-    """The latencies of one run in so many blocks, and when each began, on the machine's monotonic clock in seconds.
+def blocks(run: Answered, traffic: Traffic) -> tuple[list[NDArray[np.int64]], list[float]]:
+    """The latencies of one run in ten blocks, and when each began, on the machine's monotonic clock in seconds.
 
     The server scenario has one block: shorter pieces differ because their arrivals do.
     """
-    parts = min(len(run.ns), 1 if traffic.scenario == "server" else count)
+    parts = min(len(run.ns), 1 if traffic.scenario == "server" else _BLOCKS)
     starts = [float(part[0]) for part in np.array_split(np.array(run.at_s), parts)]
     return np.array_split(np.array(run.ns, np.int64), parts), starts
 
