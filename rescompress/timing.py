@@ -133,7 +133,8 @@ class RoofRow:
     Attributes:
         gmacs: billions of multiply-accumulates a second that it reached.
         bound: what limits it at best.
-        fraction: of the roof that it reached, from 0 to 1.
+        fraction: of the roof that it reached; above 1 only if the weights stay in the caches from query to query, or
+            something disturbed the machine while its peaks were measured.
     """
 
     label: str
