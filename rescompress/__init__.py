@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from rescompress.inspection import inspect, inspect_onnx
     from rescompress.pipeline import export, run
     from rescompress.pruning import prune
-    from rescompress.quantization import quantize
-    from rescompress.quantization.calibration import calibrate
+    from rescompress.quantization import calibrate, quantize
     from rescompress.reporting import compare
     from rescompress.training import Schedule, fit
     from rescompress.verification import audit, verify
@@ -53,7 +52,7 @@ _HOMES = {
     "Schedule": "training",
     "audit": "verification",
     "benchmark": "benchmarking",
-    "calibrate": "quantization.calibration",
+    "calibrate": "quantization",
     "compare": "reporting",
     "distill": "distillation",
     "export": "pipeline",
