@@ -64,11 +64,10 @@ def _draw(axes: Any, span: tuple[float, float, float], y: float, side: int, gid:
 def _legend(drawn: Any, found: Comparison, canvas: Canvas) -> None:
     from matplotlib.patches import Patch
 
-    patches = [
-        Patch(color=COLOURS[f"series-{place % MOST_SERIES}"], label=_short(side.name))
-        for place, side in enumerate(found.sides)
-    ]
-    longest = max(len(_short(side.name)) for side in found.sides)
+    shown = {side for lineup in found.lineups for side, _ in _points(found, lineup)}
+    names = {place: _short(side.name) for place, side in enumerate(found.sides) if place in shown}
+    patches = [Patch(color=COLOURS[f"series-{place % MOST_SERIES}"], label=name) for place, name in names.items()]
+    longest = max(map(len, names.values()))
     columns = max(1, int(canvas.width / (42 + 7 * longest)))
     drawn.legend(handles=patches, loc="outside upper left", ncols=columns, fontsize=11, handlelength=0.9)
 

@@ -56,6 +56,7 @@ def render(found: Comparison) -> str:
     return pages.fill(
         TEMPLATE,
         found=found,
+        under=" · ".join(dict.fromkeys(map(_origin, found.sides))),
         headline=headline(found),
         judged=tuple((side, TONES.get(side.verdict, "none"), remarks(side)) for side in found.sides),
         artifacts=artifact_table(found),
@@ -120,6 +121,11 @@ def difference_table(found: Comparison, rows: Sequence[Difference]) -> Table:
     """A row for each fact, a column for each side."""
     filled = tuple((Cell(row.name), *(Cell(value, kind="prose") for value in row.values)) for row in rows)
     return Table(("", *(side.name for side in found.sides)), filled)
+
+
+def _origin(side: Side) -> str:
+    known = ", ".join(filter(None, [side.model, side.data]))
+    return f"{side.title} ({known})" if known else side.title
 
 
 def _drawn(found: Comparison, canvas: Canvas) -> Markup | None:

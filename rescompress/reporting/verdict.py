@@ -78,7 +78,7 @@ def rules(report: RunReport) -> Judgement:
         return Judgement(subject, "broken", "bad", tuple(row.fact for row in failing))
     said = tuple(row.fact for row in report.rules if row.outcome != "kept")
     names = ", ".join(dict.fromkeys(row.rule for row in report.rules))
-    return Judgement(subject, "kept", "warn" if said else "good", (f"No artifact is {names}.", *said))
+    return Judgement(subject, "kept", "warn" if said else "good", (f"No artifact crosses {names}.", *said))
 
 
 def verification(report: RunReport) -> Judgement:

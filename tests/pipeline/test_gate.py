@@ -5,7 +5,8 @@ import shutil
 import pytest
 
 from rescompress import pipeline, recipe, reporting
-from rescompress.benchmarking import gate
+from rescompress.artifact import open_artifact
+from rescompress.benchmarking import gate, results
 from rescompress.errors import BenchmarkInvalid, InputRefused
 from tests.jobs import tiny
 
@@ -37,6 +38,15 @@ def test_a_run_keeps_to_what_it_was_before(again, finished):
     assert {row.outcome for row in report.rules} == {"kept"}
     assert len(report.rules) == 3 * len(report.artifacts)
     gate.enforce(report.rules, strict=True)
+
+
+def test_a_benchmark_knows_what_the_run_has_proven(finished):
+    folder, report = finished
+    last = report.artifacts[-1]
+    known = results.measured(open_artifact(folder / last.folder))
+    assert known == results.of_report(report).artifacts[-1]
+    assert known.accuracy == last.verification.accuracy
+    assert known.macs == report.stages[-1].cost.macs
 
 
 def test_a_missing_baseline_is_refused_before_anything_is_done(again, tmp_path):
