@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rescompress.artifact import SCHEMA, Manifest, write_artifact
-from rescompress.benchmarking import candidates, peaks, profiles
+from rescompress.benchmarking import benchmark, candidates, peaks, profiles
 from rescompress.spec import LayerCost
 from rescompress.timing import BenchmarkRow, LatencyRow, Peaks
 from tests.benchmarking.conftest import MODEL
@@ -60,3 +60,16 @@ def test_what_is_told_is_added_and_what_is_not_is_left_out(
     assert replace(row, profiles=(), peaks=None, roofs=()) == plain
     queued = profiles.explained(replace(plain, scenario="server"), taking_part)
     assert (len(queued.profiles), queued.peaks, queued.roofs) == (1, None, ())
+
+
+@pytest.mark.slow
+def test_a_benchmark_profiles_if_asked(
+    made: Callable[[str], Path], images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peaks, "measured", lambda threads: Peaks(50, 200, 1e9))
+    few = {"launches": 2, "max_launches": 2, "blocks": 1, "block_seconds": 0.001}
+    row, _ = benchmark([made("telling")], images, **few, batch=2, profile=True)
+    assert [profile.layers[1].ms for profile in row.profiles] == [2.0]
+    assert row.roofs[0].gmacs == pytest.approx(2 * 25e6 / row.latencies[0].p50_ms / 1e6)
+    plain, _ = benchmark([made("telling")], images, **few)
+    assert (plain.profiles, plain.peaks, plain.roofs) == ((), None, ())
