@@ -21,7 +21,7 @@ from peers import table
 from sections import calibration_cost, harness_honesty
 
 import rescompress
-from rescompress import models
+from rescompress import models, recipe
 from rescompress.artifact import digest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -304,3 +304,10 @@ def test_the_front_s_section_shows_every_recipe_and_what_failed() -> None:
     assert "| 1 | r | 90.00 [87.98, 91.71] | 41.0 M | 2 | 1.000 ms | 0.50 [0.40, 0.60] | L2 | yes |" in lines
     assert "| 2 | r | 80.00" in lines
     assert "Verification failed: r: SQNR is 3 dB." in lines
+
+
+def test_every_recipe_of_the_front_is_one(tmp_path: Path) -> None:
+    chains = {**pipeline.on_cifar10("a.th", str(tmp_path / "b.safetensors"), 1), **pipeline.on_digits()}
+    for model, stages in chains.values():
+        assert recipe.parse({"name": "one", "model": model, "data": "digits", "stages": stages, "export": "onnx"})
+    assert len({pipeline.slug(name) for name in chains}) == len(chains)
