@@ -39,7 +39,9 @@ def test_latency_is_the_one_that_was_set(timed):
         assert milliseconds <= latency.min_ms <= latency.p50_ms
         # The interval is one of few launches, widened by Student's t: its low end may lie below every single query.
         assert latency.p50_low_ms <= latency.p50_ms <= latency.p50_high_ms
-        assert latency.ecdf_ms[90] <= latency.p90_ms <= latency.p95_ms <= latency.p99_ms <= latency.max_ms
+        bounds = [bound for bound in (latency.p90_ms, latency.p95_ms, latency.p99_ms) if bound is not None]
+        assert len(bounds) == sum(latency.queries >= fewest for fewest in (64, 130, 662))
+        assert latency.ecdf_ms[90] <= bounds[0] <= bounds[-1] <= latency.max_ms
         assert latency.max_ms == latency.ecdf_ms[-1]
         assert 0 <= latency.mad_ms <= latency.max_ms - latency.min_ms
         assert latency.slow_queries < latency.queries / 2
@@ -78,7 +80,8 @@ def test_every_query_is_kept(timed):
 def test_blocks_are_a_series_in_seconds_since_the_first(timed):
     row, _ = timed
     starts = [[start for start, _ in latency.blocks] for latency in row.latencies]
-    assert [len(one) for one in starts] == [5 * 12] * 3
+    assert len({len(one) for one in starts}) == 1
+    assert 5 * 10 <= len(starts[0]) <= 5 * 12  # on a busy machine blocks take longer, and ten are enough
     assert all(np.diff(one).min() >= 0.01 for one in starts)
     assert 0 <= min(map(min, starts)) < 0.2
     for latency in row.latencies:
