@@ -14,6 +14,7 @@ NAMES = {"first": "first query", "load": "load time", "rss": "peak memory"}
 SETTINGS = ("batch", "threads", "scenario", "target")
 """What must be equal for two latencies to be of one kind."""
 AGAINST = "Time a baseline before it, or name a baseline file."
+UNJUDGED = "Without it the rule can't be judged: measure it alike in both, or leave the rule out."
 UNITS = {"accuracy": "%", "size": "bytes", "rss": "bytes", "throughput": "images/s"}
 
 
@@ -89,9 +90,7 @@ def enforce(rows: Sequence[RuleRow], strict: bool = False) -> None:
     if failing:
         first, more = failing[0], len(failing) - 1
         others = f" {more} more {'is' if more == 1 else 'are'} listed above." if more else ""
-        remedy = (
-            "Find what made it so, or raise the limit." if first.outcome == "broken" else "Measure it in both runs."
-        )
+        remedy = "Find what made it so, or raise the limit." if first.outcome == "broken" else UNJUDGED
         raise BenchmarkInvalid(first.fact, f"{remedy}{others}")
 
 
@@ -229,8 +228,8 @@ def _sentence(rule: Rule, case: Case, change: Change, doubt: str = "") -> str:
         subject, word = case.subject, "slower" if up else "faster"
     else:
         subject, word = f"The {_metric(rule)} of {case.subject}", "higher" if up else "lower"
-    said = f"{subject} is {abs(change.value):.1f}{unit}{bracket} {word} than {case.reference}{change.remark}{doubt}"
-    return f"{said}; the limit is {rule.told}."
+    moved = f"{abs(change.value):.1f}{unit}{bracket} {word} than" if change.value or bracket else "the same as"
+    return f"{subject} is {moved} {case.reference}{change.remark}{doubt}; the limit is {rule.told}."
 
 
 def _metric(rule: Rule) -> str:

@@ -155,6 +155,12 @@ def test_size_and_accuracy_carry_over_to_another_machine() -> None:
     )
 
 
+def test_what_is_equal_is_the_same() -> None:
+    assert judged("size>+5%", timed({"x": 10.0}), timed({"x": 11.0})) == [
+        ("kept", "The size of x is the same as in base.json; the limit is +5 %.")
+    ]
+
+
 def test_an_invalid_timing_never_passes() -> None:
     bad = timed({"x": 10.0}, verdict="INVALID", reasons=("It computed something else.",))
     good = timed({"x": 10.0})
@@ -224,7 +230,7 @@ def test_a_rule_with_nothing_to_judge_it_by_fails() -> None:
     now, before = timed({"x": 10.0, "y": 10.0}), timed({"z": 10.0})
     rows = gate.judge([parse("p50>+5%")], now, before, "base.json")
     assert [row.fact for row in rows] == ["x is not in base.json.", "y is not in base.json."]
-    with pytest.raises(BenchmarkInvalid, match=r"x is not in base\.json\. Measure it in both runs\."):
+    with pytest.raises(BenchmarkInvalid, match=r"x is not in base\.json\. Without it the rule can't be judged"):
         gate.enforce(rows)
     unknown = other(timed({"x": 1.0}), accuracy=None)
     assert judged("accuracy<-0.5", unknown, timed({"x": 1.0}))[0][1] == "The accuracy of x is not known."
