@@ -7,11 +7,11 @@ from rescompress.reporting.tables import Cell, Table, notes, result_table, stage
 from rescompress.spec import RunReport
 
 MARKS = {"good": "✅", "warn": "⚠️", "bad": "❌", "none": "▫️"}
-LEFT_OUT = ("Inputs", "Max-abs", "Ops of the optimized graph")
+LEFT_OUT = ("Inputs", "Max-abs", "Ops of the optimized graph", "Knobs")
 
 
 def render(report: RunReport) -> str:
-    """Verdict, headline, results, verification, stages, notes and the command that repeats the run."""
+    """Verdict, headline, results, verification, stages where some were not exported, notes, and the command."""
     overall = verdict.overall(report)
     parts = [
         f"## {escaped(report.name)}: {MARKS[overall.tone]} {overall.word}",
@@ -27,7 +27,9 @@ def render(report: RunReport) -> str:
             "Brackets are 95 % intervals. A latency ratio below 1 is faster than the baseline.",
             grid(_short(verification_table(report))),
         ]
-    parts.append(grid(stage_table(report)))
+    exported = {row.label for row in report.artifacts}
+    if not {stage.label for stage in report.stages} <= exported:
+        parts.append(grid(_short(stage_table(report))))
     if said := notes(report):
         parts.append("\n".join(f"- {escaped(note)}" for note in said))
     parts.append(fenced(report.command))

@@ -173,7 +173,7 @@ def _layer_row(found: Layers, row: Layer) -> tuple[Cell, ...]:
 
 def _worst_class(found: ClassDrop | None) -> Cell:
     """The class that loses most against the baseline, or against eager PyTorch where there is none."""
-    return Cell(found.name, f"{-found.points:+.1f} points of {found.images}") if found else missing()
+    return Cell(found.name, f"{0.0 - found.points:+.1f} points of {found.images}") if found else missing()
 
 
 def _int8(proportion: Proportion) -> Cell:

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from rescompress.spec import RunReport
+from tests.reporting.made_up import BACKENDS
 
 VOID_TAGS = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -80,7 +81,7 @@ def test_what_was_not_measured_is_said(variants: dict[str, RunReport], page_of: 
     assert "not timed" in page_of(variants["without_benchmark"])
     assert "not timed" in page_of(variants["two_backends"])
     assert page_of(variants["without_data"]).count("not measured") >= 10
-    assert "not exported" in page_of(variants["nothing_exported"])
+    assert page_of(variants["nothing_exported"]).count("No artifact was exported") >= 3
     assert "too few queries" in page_of(variants["invalid_benchmark"])
     assert "not a number" in page_of(variants["failed_gate"])
     assert "∞ (exact)" in page_of(variants["realistic"])
@@ -154,9 +155,23 @@ def test_energy_is_unavailable_and_never_zero(
     assert cells == ["unavailable"] * 5
 
 
-def test_the_biggest_report_is_a_small_file(
+def test_the_biggest_report_is_a_small_file_with_all_in_it(
     variants: dict[str, RunReport], page_of: Callable[[RunReport], str]
 ) -> None:
     report = variants["every_backend"]
     assert (len(report.artifacts), len(report.artifacts[0].precision.layers)) == (30, 72)
-    assert len(page_of(report).encode()) < 1_300_000
+    content = page_of(report)
+    assert len(content.encode()) < 1_300_000
+    svgs = re.findall(r'<svg .*?aria-label="(\w+).*?</svg>', content, re.DOTALL)
+    assert svgs == [*["Accuracy"] * 2, *["Distribution"] * 2, *["Medians"] * 2, *["The"] * 14]
+    for curves in ("pareto-wide", "pareto-narrow", "latency-wide", "latency-narrow"):
+        assert len(re.findall(rf'<g id="{curves}-\d+"><title>', content)) == 30
+    assert content.count('<path class="trace"') == 2 * 30
+    wide, narrow = re.findall(r'<svg [^>]*aria-label="Accuracy.*?</svg>', content, re.DOTALL)
+    for backend in BACKENDS:
+        assert f">{backend}<" in wide
+        assert f">{backend}<" in narrow
+    # only what nothing beats is named beside its point, and none of it where a phone has no room
+    assert ">04-quantize (onnxruntime)<" in wide
+    assert ">04-quantize (inductor)<" not in wide
+    assert ">04-quantize (onnxruntime)<" not in narrow

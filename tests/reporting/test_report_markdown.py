@@ -1,6 +1,7 @@
 """The Markdown: tables that any reader parses, text that no reader takes for syntax."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -16,7 +17,7 @@ def tables(content: str) -> list[list[str]]:
 
 def test_tables_are_well_formed(any_report: RunReport) -> None:
     found = tables(markdown.render(any_report))
-    assert len(found) == (3 if any_report.artifacts else 1)
+    assert len(found) == (2 if any_report.artifacts else 1)
     for table in found:
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table}
         assert len(widths) == 1
@@ -28,7 +29,7 @@ def test_a_markdown_parser_sees_tables_and_no_html(any_report: RunReport) -> Non
     kinds: list[str] = []
     for token in parser.parse(markdown.render(any_report)):
         kinds += [token.type, *(child.type for child in token.children or ())]
-    assert kinds.count("table_open") == (3 if any_report.artifacts else 1)
+    assert kinds.count("table_open") == (2 if any_report.artifacts else 1)
     assert not {"html_block", "html_inline", "link_open", "image", "code_inline"} & set(kinds)
     assert kinds.count("fence") == 1
 
@@ -51,3 +52,10 @@ def test_invalid_timings_are_struck_out(variants: dict[str, RunReport]) -> None:
     content = markdown.render(variants["invalid_benchmark"])
     assert "~~11.8 ms [11.7, 12.0]~~" in content
     assert "Benchmark INVALID" in content
+
+
+def test_stages_that_were_not_exported_stand_there_too_without_their_knobs(report: RunReport) -> None:
+    ends = replace(report, artifacts=(report.artifacts[0], report.artifacts[-1]))
+    *_, stages = tables(markdown.render(ends))
+    assert [line.split(" | ")[0] for line in stages[2:]] == [f"| {stage.label}" for stage in report.stages]
+    assert "importance" not in markdown.render(ends)

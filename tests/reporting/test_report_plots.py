@@ -8,9 +8,8 @@ import pytest
 
 from rescompress.reporting import distributions, plots
 from rescompress.reporting.placement import GLYPH, Box, place
-from rescompress.reporting.plots import FULL, NARROW, TALL, WIDE, Canvas
+from rescompress.reporting.plots import NARROW, WIDE, Canvas
 from rescompress.spec import BenchmarkRow, LatencyRow, RunReport
-from tests.reporting.made_up import BACKENDS
 
 
 def series(drawn: str | None, name: str) -> int:
@@ -89,23 +88,6 @@ def test_odd_distributions_are_drawn_and_stay_small(ecdf: tuple[float, ...], rep
     assert drawn is not None
     assert series(drawn, "latency-wide") == 1
     assert len(drawn) < 20_000
-
-
-def test_each_backend_has_a_panel_and_a_shape(variants: dict[str, RunReport]) -> None:
-    report = variants["every_backend"]
-    curves, points = distributions.distribution(timing(report), FULL), plots.pareto(report, FULL)
-    assert series(curves, "latency-wide") == series(points, "pareto-wide") == 30
-    for drawn in (curves, points):
-        assert drawn is not None
-        for backend in BACKENDS:
-            assert f">{backend}<" in drawn
-    assert points is not None
-    # only what nothing beats is named beside its point, and none of it is where a phone has no room
-    assert ">04-quantize (onnxruntime)<" in points
-    assert ">04-quantize (inductor)<" not in points
-    narrow = plots.pareto(report, TALL)
-    assert narrow is not None
-    assert "(onnxruntime)<" not in re.sub(r"<title>.*?</title>", "", narrow)
 
 
 def test_names_of_crowded_points_do_not_cover_each_other() -> None:
