@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from rescompress import __version__
 from rescompress.artifact import Artifact, sha256_of, to_json, write_bytes
 from rescompress.benchmarking import machine
+from rescompress.benchmarking.remote import device
 from rescompress.spec import Environment, Floats, Precision, Proportion, RunReport
 from rescompress.timing import BenchmarkRow, LatencyRow, RuleRow
 
@@ -79,7 +80,7 @@ def results(row: BenchmarkRow, artifacts: Sequence[Artifact], command: str) -> R
         artifacts: in the order in which they were named.
         command: how it was asked for.
     """
-    environment = machine.environment()
+    environment = device.environment(row.conditions) if row.device else machine.environment()
     known = tuple(map(measured, artifacts))
     return Results(SCHEMA, __version__, command, machine.fingerprint(environment), environment, known, row)
 

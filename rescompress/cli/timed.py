@@ -120,12 +120,12 @@ def _refuse_folder(out: Path | None) -> None:
 
 
 def _command(artifacts: Sequence[Path], data: str | None, given: Mapping[str, Any]) -> str:
-    """How it was asked for, without the user's name on another device."""
+    """How it was asked for, without another device's address: results are for publishing."""
     words = ["rescompress", "benchmark", *map(str, artifacts), *(["--data", data] if data else [])]
     for name, value in given.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
         elif value is not None:
-            words += [f"--{flag}", re.sub(r"//[^@/]*@", "//", str(value))]
+            words += [f"--{flag}", re.sub(r"^(ssh|adb)://.*", r"\1://DEVICE", str(value))]
     return shlex.join(words)

@@ -3,13 +3,14 @@
 import re
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rescompress import progress
 from rescompress.benchmarking.remote.links import Link, Lost, Said
-from rescompress.cpu import UNAVAILABLE
+from rescompress.cpu import UNAVAILABLE, instruction_sets
 from rescompress.errors import BackendMissing, InputRefused, ResourceExhausted
+from rescompress.spec import Environment
 
 PATIENCE_S = 300
 """How long a lost connection is tried again."""
@@ -21,6 +22,8 @@ _FACTS = {
     "brand": "sysctl -n machdep.cpu.brand_string",
     "machine": "uname -m",
     "system": "uname -sr",
+    "memory": "sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo",
+    "instruction sets": "grep -m1 -E '^(flags|Features)[[:space:]]*:' /proc/cpuinfo",
     "cores": "getconf _NPROCESSORS_ONLN || nproc",
     "load average": "cut -d' ' -f1-3 /proc/loadavg",
     "governor": "cat /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor | sort -u | tr '\\n' ' '",
@@ -103,10 +106,12 @@ class Device:
         found = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
         known = {name: plain(found.get(name, "")) or UNAVAILABLE for name in _FACTS}
         processor = next((known[name] for name in _PROCESSORS if known[name] != UNAVAILABLE), UNAVAILABLE)
-        heat = known["temperature"]
+        heat, memory = known["temperature"], known["memory"]
         return {
             "processor": processor,
-            **{name: known[name] for name in ("system", "cores", "load average", "governor")},
+            **{name: known[name] for name in ("machine", "system", "cores", "load average", "governor")},
+            "memory": f"{memory} kB" if memory.isascii() and memory.isdigit() else UNAVAILABLE,
+            "instruction sets": ", ".join(instruction_sets(found.get("instruction sets", ""))) or UNAVAILABLE,
             "temperature": f"{int(heat) / 1000:.0f} °C" if heat.isascii() and heat.isdigit() else UNAVAILABLE,
             "power mode": known["power mode"],
         }
@@ -127,6 +132,27 @@ class Device:
                     progress.note(f"The connection was lost ({lost}); trying again.")
                     noted = True
                 time.sleep(next(pauses, _PAUSES_S[-1]))
+
+
+def environment(conditions: Mapping[str, str]) -> Environment:
+    """What a device's conditions say of it, in the form in which a machine tells of itself; 0 is unknown."""
+    known = {name: "" if value == UNAVAILABLE else value for name, value in conditions.items()}
+    facts = {*_FACTS, "processor", "Python"}
+    return Environment(
+        machine=known.get("machine") or UNAVAILABLE,
+        cpu=known.get("processor") or UNAVAILABLE,
+        cores=_leading(known.get("cores", "")),
+        memory_bytes=1024 * _leading(known.get("memory", "")),
+        system=known.get("system") or UNAVAILABLE,
+        python=known.get("Python") or UNAVAILABLE,
+        isa=tuple(filter(None, known.get("instruction sets", "").split(", "))),
+        packages={name: value for name, value in conditions.items() if name not in facts},
+    )
+
+
+def _leading(text: str) -> int:
+    found = re.match(r"[0-9]{1,15}", text)
+    return int(found[0]) if found else 0
 
 
 def plain(text: str) -> str:

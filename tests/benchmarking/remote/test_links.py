@@ -2,7 +2,7 @@
 
 import pytest
 
-from rescompress.benchmarking.remote.device import Device
+from rescompress.benchmarking.remote.device import Device, environment
 from rescompress.benchmarking.remote.links import Lost, dialled
 from rescompress.errors import BackendMissing, InputRefused, RecipeError
 from tests.benchmarking.remote.conftest import free_port
@@ -96,3 +96,19 @@ class TestOverSsh:
         monkeypatch.setenv("RESCOMPRESS_SSH_CONFIG", str(config))
         with pytest.raises(BackendMissing, match="without a password"):
             Device(dialled(reached.address))
+
+
+def test_conditions_become_the_environment_of_the_device():
+    said = {
+        "processor": "Cortex-A78", "machine": "aarch64", "system": "Linux 5.10", "cores": "8", "memory": "16 kB",
+        "instruction sets": "neon, neon_dotprod", "Python": "3.10.12", "onnxruntime": "1.30.1",
+        "governor": "unavailable",
+    }  # fmt: skip
+    found = environment(said)
+    assert (found.cpu, found.cores, found.memory_bytes, found.python) == ("Cortex-A78", 8, 16384, "3.10.12")
+    assert found.isa == ("neon", "neon_dotprod")
+    assert found.packages == {"onnxruntime": "1.30.1"}
+    unknown = environment({name: "unavailable" for name in said if name != "onnxruntime"})
+    assert (unknown.cpu, unknown.cores, unknown.memory_bytes, unknown.isa, unknown.packages) == (
+        "unavailable", 0, 0, (), {},
+    )  # fmt: skip
