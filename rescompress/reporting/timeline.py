@@ -157,4 +157,4 @@ def _launches(scale: _Scale, rows: Sequence[LatencyRow], launches: int, height: 
 def _axis(scale: _Scale, height: float) -> list[str]:
     places = ticks(scale.seconds, 8 if scale.right - scale.left > 400 else 4)
     drawn = [text(scale.x(second), height - FOOT + 18, f"{second:g}", "quiet", "middle") for second in places]
-    return [*drawn, text(scale.right, height - 2, "seconds since the benchmark began", "quiet", "end")]
+    return [*drawn, text(scale.right, height - 2, "seconds since the first block", "quiet", "end")]

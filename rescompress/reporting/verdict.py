@@ -98,9 +98,10 @@ def benchmark(report: RunReport) -> Judgement:
     subject, row = "Benchmark", report.benchmark
     if row is None:
         return Judgement(subject, "not run", "none", ("No artifact was timed.",))
-    method = f"batch {row.batch}, {_plural(row.threads, 'thread')}, {_plural(row.launches, 'process launch')}"
+    size = f"batch {row.batch}, {_plural(row.threads, 'thread')}, {_plural(row.launches, 'process launch')}"
     tones: dict[str, Tone] = {"VALID": "good", "INDICATIVE": "warn", "INVALID": "bad"}
-    return Judgement(subject, row.verdict, tones[row.verdict], row.reasons or (f"Interleaved, {method}.",))
+    method = f"{row.scenario.capitalize()}, {size}."
+    return Judgement(subject, row.verdict, tones[row.verdict], row.reasons or (method,))
 
 
 def candidates(report: RunReport) -> tuple[Candidate, ...]:
