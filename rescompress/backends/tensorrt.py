@@ -125,8 +125,7 @@ def export(
             softmax=softmax, batch=batch, labels=labels, metadata=metadata,
         ))  # fmt: skip
 
-    hindrance = running.hindrance()
-    if hindrance:
+    if hindrance := running.hindrance():
         progress.note(f"No engine is built: {hindrance}")
         (folder / ENTRY).write_bytes(write(()).SerializeToString(deterministic=True))
         return ENTRY
