@@ -25,7 +25,7 @@ VERBS = {
     "export": ("rescompress.pipeline", "export"),
     "verify": ("rescompress.verification", "verify"),
     "benchmark": ("rescompress.benchmarking", "benchmark"),
-    "compare": ("rescompress.reporting.comparison", "compare"),
+    "compare": ("rescompress.cli.timed", "compare"),
     "report": ("rescompress.reporting", "write"),
     "doctor": ("rescompress.cli.doctor", "diagnose"),
     "recipes": ("rescompress.recipe", "shipped"),

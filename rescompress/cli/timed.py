@@ -48,15 +48,16 @@ def benchmark() -> tuple[Body, list[click.Parameter]]:
 
 
 def compare() -> tuple[Body, list[click.Parameter]]:
-    """Put runs and files of results side by side."""
+    """Put runs and benchmarks side by side; artifacts of the same label and backend are matched."""
 
     def body(sources: tuple[Path, ...], out: Path | None) -> None:
         from rescompress import progress
         from rescompress.reporting import compared, comparison
 
         found = comparison.compare(sources)
+        written = compared.write(found, out) if out else ()
         show.comparison(found)
-        for path in compared.write(found, out) if out else ():
+        for path in written:
             progress.note(str(path))
 
     return body, [

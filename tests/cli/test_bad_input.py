@@ -261,6 +261,15 @@ LINES: dict[str, tuple[int, str, str]] = {
     "report without its fields": (4, "is not a report", "report {bare_report}"),
     "report of another schema": (4, "has the schema", "report {other_report}"),
     "report that is a list": (4, "is not a report", "report {list_report}"),
+    "broken report to compare": (4, "is not a report or a file of results", "compare {run} {broken_report}"),
+    "nothing to compare with": (2, "nothing to compare with", "compare {run}"),
+    "comparison where the system forbids": (4, "can't be written", "compare {run} {run} -o /proc/rescompress"),
+    "rule without a limit": (2, "at character 5", "benchmark {artifact} {artifact} --fail-if p50>"),
+    "baseline file that is none": (
+        4,
+        "is not a report",
+        "benchmark {artifact} --fail-if p50>+5% --baseline-file {bare_report}",
+    ),
 }
 """Command lines with their exit codes, and what must be said of them."""
 LATE = ("no data where it is needed", "no such teacher", "too few images")
