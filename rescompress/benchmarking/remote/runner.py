@@ -144,11 +144,8 @@ def serve(folder: str, place: int) -> None:
             if not loaded:
                 path = os.path.join(folder, str(place), candidate["entry"])
                 session = SESSIONS[candidate["backend"]](path, candidate, job["threads"])
-                loaded += [
-                    session,
-                    time.monotonic(),
-                    np.load(os.path.join(folder, candidate["ring"]), allow_pickle=False),
-                ]
+                loaded += [session, time.monotonic()]
+                loaded.append(np.load(os.path.join(folder, candidate["ring"]), allow_pickle=False))
             answer = answered(json.loads(line), loaded, order)
         except Refused as refused:
             answer = {"error": refused.args}

@@ -1,7 +1,11 @@
 """Addresses that are none, devices that don't answer, and scripts whose end isn't heard."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+from rescompress.benchmarking import benchmark
 from rescompress.benchmarking.remote.device import Device, environment
 from rescompress.benchmarking.remote.links import Lost, dialled
 from rescompress.errors import BackendMissing, InputRefused, RecipeError
@@ -112,3 +116,9 @@ def test_conditions_become_the_environment_of_the_device():
     assert (unknown.cpu, unknown.cores, unknown.memory_bytes, unknown.isa, unknown.packages) == (
         "unavailable", 0, 0, (), {},
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("knobs", [{"profile": True, "device": "ssh://board"}, {"device": "board"}])
+def test_knobs_that_a_device_doesnt_take_are_refused_before_anything_else(knobs):
+    with pytest.raises(RecipeError):
+        benchmark([Path("nowhere")], np.zeros((1, 3, 8, 8), np.float32), **knobs)
