@@ -1,5 +1,6 @@
 """Addresses that are none, devices that don't answer, and scripts whose end isn't heard."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -78,8 +79,11 @@ class TestOverSsh:
         link.close()
 
     def test_nobody_listening_is_a_missing_device(self, reached):
-        with pytest.raises(BackendMissing, match="refused") as caught:
-            Device(dialled(f"ssh://127.0.0.1:{free_port()}"))
+        with (
+            pytest.raises(BackendMissing, match="refused") as caught,
+            contextlib.closing(dialled(f"ssh://127.0.0.1:{free_port()}")) as link,
+        ):
+            Device(link)
         assert caught.value.exit_code == 7
 
     def test_another_host_key_is_refused(self, reached, tmp_path, monkeypatch):
@@ -88,8 +92,11 @@ class TestOverSsh:
         config = tmp_path / "config"
         config.write_text(f'UserKnownHostsFile "{known}"\n' + reached.config.read_text())  # the first one counts
         monkeypatch.setenv("RESCOMPRESS_SSH_CONFIG", str(config))
-        with pytest.raises(InputRefused, match="host key") as caught:
-            Device(dialled(reached.address))
+        with (
+            pytest.raises(InputRefused, match="host key") as caught,
+            contextlib.closing(dialled(reached.address)) as link,
+        ):
+            Device(link)
         assert caught.value.exit_code == 4
 
     def test_a_key_that_isnt_let_in_is_told(self, reached, tmp_path, monkeypatch):
@@ -98,8 +105,11 @@ class TestOverSsh:
             f'IdentityFile "{reached.config.parent}/host"\n{reached.config.read_text()}'.replace("/key", "/no")
         )
         monkeypatch.setenv("RESCOMPRESS_SSH_CONFIG", str(config))
-        with pytest.raises(BackendMissing, match="without a password"):
-            Device(dialled(reached.address))
+        with (
+            pytest.raises(BackendMissing, match="without a password"),
+            contextlib.closing(dialled(reached.address)) as link,
+        ):
+            Device(link)
 
 
 def test_conditions_become_the_environment_of_the_device():
