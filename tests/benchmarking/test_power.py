@@ -8,6 +8,7 @@ noise. The estimate is written out here a second time, over whole arrays, and co
 import numpy as np
 import pytest
 
+from rescompress import benchmarking
 from rescompress.benchmarking import length, rows, statistics
 from rescompress.benchmarking.statistics import Estimate
 from rescompress.benchmarking.validity import differs
@@ -90,3 +91,11 @@ def test_who_asks_for_few_launches_gets_few(launches, max_launches, most):
 )
 def test_enough_is_when_all_intervals_and_the_floor_are_narrow(ratios, answer):
     assert length.enough([Estimate(value, low, high) for low, value, high in ratios]) is answer
+
+
+@pytest.mark.parametrize(("quiet_after", "most", "made"), [(0, 9, 5), (7, 9, 7), (99, 9, 9), (99, 5, 5)])
+def test_launches_go_on_until_they_are_enough(quiet_after, most, made, monkeypatch):
+    launches = iter(range(99))
+    monkeypatch.setattr(rows, "ratios", lambda candidates, done, rng: done)
+    monkeypatch.setattr(length, "enough", lambda done: len(done) >= quiet_after)
+    assert benchmarking._launched(lambda: next(launches), None, 5, most) == list(range(made))
