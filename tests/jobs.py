@@ -25,7 +25,7 @@ TINY: dict[str, Any] = {
     "prove": "ends",
     "max_accuracy_drop": 5.0,
     "verify": {"batch": 128},
-    "benchmark": {"launches": 2, "blocks": 2, "block_seconds": 0.01},
+    "benchmark": {"launches": 2, "blocks": 2, "block_seconds": 0.01, "profile": False},
 }
 LABELS = ("00-baseline", "01-fit", "02-prune", "03-distill", "04-fuse", "05-quantize")
 

@@ -96,7 +96,10 @@ def time(
         return found
     folders = [folder.path / row.folder for row in rows]
     rings = [sample_images(opened, open_artifact(place).manifest, RING) for place in folders]
-    row, raw = benchmark(folders, rings, **job.benchmark)
+    asked = job.benchmark
+    if asked["profile"] is None:
+        asked = {**asked, "profile": asked["scenario"] == "interleaved" and not asked["device"]}
+    row, raw = benchmark(folders, rings, **asked)
     artifact.write_bytes(folder.rows / RAW, artifact.to_json(raw))
     row = replace(row, raw=f"rows/{RAW}")
     folder.keep_row("benchmark", key, row)
