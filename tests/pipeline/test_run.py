@@ -28,7 +28,8 @@ def test_folder_holds_what_the_architecture_says(finished):
     folder, _ = finished
     expected = {".lock", "recipe.yaml", "environment.json", "report.html", "report.md", "report.json", "model_card.md"}
     expected |= {f"stages/{label}.{kind}" for label in LABELS for kind in ("safetensors", "json")}
-    expected |= {f"artifacts/onnxruntime/{label}/{file}" for label in ENDS for file in ("model.onnx", "manifest.json")}
+    kept = ("model.onnx", "manifest.json", "verified.json")
+    expected |= {f"artifacts/onnxruntime/{label}/{file}" for label in ENDS for file in kept}
     expected |= {f"rows/onnxruntime-{label}.json" for label in ENDS}
     expected |= {"rows/benchmark.json", "rows/latency-ns.json", "rows/network.json"}
     trained = [label for label in LABELS if label.endswith(("fit", "distill"))]
