@@ -117,7 +117,7 @@ def test_gate_that_is_crossed_fails_and_keeps_everything(quantized, trained, tmp
     for row in report.artifacts:
         assert open_artifact(out / row.folder).sha256 == row.sha256
     changed = {name for name, stamp in stamps(out).items() if stamp != before.get(name) and "/" in name}
-    assert all("02-quantize" in name for name in changed)
+    assert all("02-quantize" in name for name in changed - {"rows/network.json"})  # the picture of the last stage
 
 
 def test_fused_checkpoint_can_be_quantized(finished, tmp_path, say):
