@@ -10,7 +10,7 @@ from sections import interval, table, timing
 
 def lines(found: dict[str, Any]) -> Iterator[str]:
     """Numbers are those of the picture."""
-    yield f"{found['epochs']} epochs after each cut; {found['test_images']:,} test images."
+    yield f"Epochs after each cut: {found['epochs']}; test images: {found['test_images']:,}."
     yield ""
     yield "![Top-1 against latency of each recipe's file; the area is its size](results/pipeline.svg)"
     yield ""
