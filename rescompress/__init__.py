@@ -1,6 +1,7 @@
 """rescompress takes a trained ResNet and hands back a smaller, faster model, exported, checked and timed."""
 
 import importlib
+import os
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from rescompress.reporting import compare
     from rescompress.training import Schedule, fit
     from rescompress.verification import audit, verify
+
+# ONNX Runtime 1.31 sends usage data and keeps a device id in the cache unless it is told not to before its import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = metadata.version("rescompress")
 __all__ = [
