@@ -106,10 +106,12 @@ GOLDEN: dict[tuple[str, str], str] = {
         images, relu, a.relu, a.conv2, a.se.avg_pool, a.se.reshape<a.se.avg_pool, a.se.fc.1, a.se.mul, a.relu_1,
         b.downsample.0, b.relu, b.conv2, b.se.avg_pool, b.se.reshape<b.se.avg_pool, b.se.fc.1, b.se.mul, b.relu_1,
         {END}""",
+    # The sigmoid's one grid goes on to what it multiplies.
     ("squeeze-excitation", "litert"): f"""
         images, relu, a.relu, a.conv2, a.se.avg_pool, a.se.reshape<a.se.avg_pool, a.se.fc.1, a.se.fc.2, a.se.fc.3,
-        a.se.unsqueeze_1, a.se.mul, a.relu_1, b.downsample.0, b.relu, b.conv2, b.se.avg_pool,
-        b.se.reshape<b.se.avg_pool, b.se.fc.1, b.se.fc.2, b.se.fc.3, b.se.unsqueeze_1, b.se.mul, b.relu_1, {END}, fc""",
+        a.se.slice<a.se.fc.3, a.se.unsqueeze<a.se.fc.3, a.se.unsqueeze_1<a.se.fc.3, a.se.mul, a.relu_1,
+        b.downsample.0, b.relu, b.conv2, b.se.avg_pool, b.se.reshape<b.se.avg_pool, b.se.fc.1, b.se.fc.2, b.se.fc.3,
+        b.se.slice<b.se.fc.3, b.se.unsqueeze<b.se.fc.3, b.se.unsqueeze_1<b.se.fc.3, b.se.mul, b.relu_1, {END}, fc""",
     ("pre-activation", "tensorrt"): f"""
         images, relu, a.relu, a.relu_1, a.add, b.relu, b.shortcut.0, b.relu_1, b.add, {END}""",
     ("pre-activation", "onnxruntime"): f"""

@@ -16,6 +16,7 @@ from tests.pipeline.conftest import BEFORE, KILLS, SEEN, survive
 
 STAGES = [f"stages/{label}.{kind}" for label in LABELS for kind in ("safetensors", "json")]
 ROWS = [f"rows/onnxruntime-{label}.json" for label in (LABELS[0], LABELS[-1])]
+QUANTIZED = {"stages/05-quantize.safetensors", "stages/05-quantize.json", "rows/network.json"}
 ARTIFACTS = [f"artifacts/onnxruntime/{label}/model.onnx" for label in (LABELS[0], LABELS[-1])]
 
 
@@ -69,20 +70,19 @@ def test_second_run_in_a_folder_is_refused_and_names_the_first(survivor):
 
 def test_changed_observer_quantizes_again_and_nothing_else(copy):
     stages = [*TINY["stages"][:-1], {"quantize": {"observer": "percentile", "calibration_images": 64}}]
-    assert again(copy, stages=stages, export=None) == {"stages/05-quantize.safetensors", "stages/05-quantize.json"}
+    assert again(copy, stages=stages, export=None) == QUANTIZED
 
 
 def test_a_calibration_file_that_holds_something_else_quantizes_again(copy, tmp_path):
     file, fused = tmp_path / "calibration.safetensors", checkpoint.load(copy / "stages" / "04-fuse.safetensors")
     ctx = Context.of(fused, "digits")
     stages = [*TINY["stages"][:-1], {"quantize": {"calibration": str(file)}}]
-    written = {"stages/05-quantize.safetensors", "stages/05-quantize.json"}
     calibrate(fused, ctx, file, calibration_images=32)
-    assert again(copy, stages=stages, export=None) == written
+    assert again(copy, stages=stages, export=None) == QUANTIZED
     assert again(copy, stages=stages, export=None) == set()
     file.unlink()
     calibrate(fused, ctx, file, calibration_images=64)
-    assert again(copy, stages=stages, export=None) == written
+    assert again(copy, stages=stages, export=None) == QUANTIZED
 
 
 def test_changed_ratio_prunes_again_and_drops_what_came_after(copy):
@@ -119,7 +119,8 @@ def test_damaged_row_and_artifact_are_made_again(copy):
     good = {name: (copy / name).read_bytes() for name in (ROWS[0], ARTIFACTS[0])}
     (copy / ROWS[0]).write_text('{"key": "')
     (copy / ARTIFACTS[0]).write_bytes(b"")
-    assert again(copy) == {ROWS[0], ARTIFACTS[0], "artifacts/onnxruntime/00-baseline/manifest.json"}
+    beside = {f"artifacts/onnxruntime/00-baseline/{file}" for file in ("manifest.json", "verified.json")}
+    assert again(copy) == {ROWS[0], ARTIFACTS[0], *beside}
     assert {name: (copy / name).read_bytes() for name in good} == good
 
 

@@ -290,6 +290,7 @@ def test_sample_images_are_pixels_where_those_are_taken(pairs, digits):
 
 @pytest.mark.parametrize("label", [FLOAT, INT8])
 def test_first_answers_are_kept_for_a_benchmark(label, pairs, digits):
+    verify(*pairs[label], digits)
     artifact = open_artifact(pairs[label][0])
     found, ring = verified.kept(artifact), verification.sample_images(digits, artifact.manifest, 64)
     assert verified.seen_again(found, ring) == verified.IMAGES

@@ -163,4 +163,4 @@ def test_a_row_gets_the_energy_of_each_artifact(spinning, images, tmp_path, monk
     queries = [len(ns) for ns in asked if ns]
     assert len(queries) == 2
     assert all(0 < one.energy_mj < 6000 / count for one, count in zip(row.latencies, queries, strict=True))
-    assert row.conditions["energy"].count("ESTIMATE by a fake") == 2
+    assert row.conditions["energy"].startswith("ESTIMATE by a fake: ")
