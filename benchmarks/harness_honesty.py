@@ -41,11 +41,13 @@ LOOP_LAUNCHES, LOOP_ROUNDS, LOOP_S = 10, 20, 0.05
 Row = dict[str, Any]
 
 
-def runs(plain: Path, work: Path, asked: argparse.Namespace) -> Row:
-    """So many whole benchmarks, and how often each candidate was found to differ."""
+def runs(plain: Path, work: Path, asked: argparse.Namespace, found: Row) -> None:
+    """So many whole benchmarks, and how often each candidate was found to differ; what was begun here goes on."""
     folders = [relabelled(plain, work / str(i), label) for i, label in enumerate(LABELS)]
-    rows = []
-    for seed in range(asked.runs):
+    here, before = published.here(), found.get("detection", {})
+    same = (before.get("fingerprint"), before.get("blocks")) == (here["fingerprint"], asked.blocks)
+    rows = list(before["runs"]) if same else []
+    for seed in range(len(rows), asked.runs):
         begin = time.perf_counter()
         row, _ = rescompress.benchmark(folders, images(), seed=seed, blocks=asked.blocks)
         rows.append({
@@ -58,7 +60,8 @@ def runs(plain: Path, work: Path, asked: argparse.Namespace) -> Row:
             "found": [one.label for one in row.latencies[1:] if differs(one, row.noise_floor)],
         })  # fmt: skip
         print(f"run {seed + 1} of {asked.runs}: {rows[-1]}", flush=True)
-    return {**counted(rows), "blocks": asked.blocks, "runs": rows, **published.here()}
+        found["detection"] = {**counted(rows), "blocks": asked.blocks, "runs": rows, **here}
+        published.write(NAME, found)
 
 
 def counted(rows: list[Row]) -> Row:
@@ -147,7 +150,7 @@ def relabelled(artifact: Path, folder: Path, label: str) -> Path:
 
 
 def main() -> None:
-    """Measure, and write what was asked for; the other part is kept."""
+    """Measure what is asked for, and write it run by run; the other part is kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--blocks", type=int, default=20)
@@ -160,10 +163,10 @@ def main() -> None:
         rescompress.export(rescompress.load(WEIGHTS), "onnx", plain)
         if "overhead" in asked.only:
             found["overhead"] = overhead(plain)
+            published.write(NAME, found)
             print(found["overhead"], flush=True)
         if "runs" in asked.only.split(","):
-            found["detection"] = runs(plain, Path(name), asked)
-    published.write(NAME, found)
+            runs(plain, Path(name), asked, found)
 
 
 if __name__ == "__main__":
