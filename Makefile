@@ -35,5 +35,5 @@ clean:
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,onnx,openvino,coreml,litert,timm,hf,keras,loadgen,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,onnx,openvino,coreml,litert,timm,hf,keras,loadgen,nvml,dev]"
 	touch $@
