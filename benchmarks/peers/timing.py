@@ -70,14 +70,15 @@ def launch(
 
 
 def rows(candidates: Sequence[Candidate], done: Sequence[list[list[Times]]]) -> list[dict[str, Any]]:
-    """Medians and ratios with their intervals; ``ours`` holds the ratio of our latency to this row's."""
+    """Medians, and ratios of the same round; ``ours`` holds the ratio of ours to this row's latency."""
     rng = np.random.default_rng(0)
-    taken = [[np.concatenate(blocks[i]) for blocks in done] for i in range(len(candidates))]
+    taken = [[blocks[i] for blocks in done] for i in range(len(candidates))]
     mine = {one.runtime: taken[i] for i, one in enumerate(candidates) if one.name == OURS[one.runtime]}
     found = []
-    for one, launches in zip(candidates, taken, strict=True):
-        against = statistics.ratio(launches, taken[0], rng)
-        ours = statistics.ratio(mine[one.runtime], launches, rng) if one.runtime in mine else None
+    for one, of_one in zip(candidates, taken, strict=True):
+        launches = [np.concatenate(blocks) for blocks in of_one]
+        against = statistics.paired(of_one, taken[0], rng)
+        ours = statistics.paired(mine[one.runtime], of_one, rng) if one.runtime in mine else None
         found.append({
             "artifact": one.name,
             "runtime": one.runtime,
@@ -91,8 +92,8 @@ def rows(candidates: Sequence[Candidate], done: Sequence[list[list[Times]]]) -> 
 
 def verdict(asked: Sequence[Candidate], done: Sequence[list[list[Times]]], load: machine.Load | None) -> dict[str, Any]:
     """Whether the numbers can be trusted, by the rules of ``rescompress benchmark``."""
-    taken = [[np.concatenate(blocks[i]) for blocks in done] for i in (0, len(asked) - 1)]
-    same = statistics.ratio(taken[1], taken[0], np.random.default_rng(0))
+    first, copy = ([blocks[i] for blocks in done] for i in (0, len(asked) - 1))
+    same = statistics.paired(copy, first, np.random.default_rng(0))
     floor = max(abs(1 - same.low), abs(same.high - 1))
     names = [f"{one.name} in {one.runtime}" for one in asked[:-1]] + ["fp32 (A/A)"]
     blocks = {name: [block for one in done for block in one[i]] for i, name in enumerate(names)}

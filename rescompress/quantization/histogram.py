@@ -10,6 +10,10 @@ from torch import Tensor
 BINS = 2048
 CHUNK = 1 << 17
 """Values that are counted at a time: few enough that what is made on the way stays in the processor's cache."""
+LANES = 2
+"""Neighbours are counted apart: of a ReLU's many zeros, one needn't wait for the one before it to be counted."""
+
+_LANE_OF = torch.arange(CHUNK, dtype=torch.int32).remainder_(LANES).mul_(BINS)
 
 
 class Histogram:
@@ -60,7 +64,8 @@ class Histogram:
         Raises:
             ValueError: there are NaN or infinite values among them.
         """
-        low, high = (float(end) for end in x.detach().aminmax())
+        x = _as_stored(x.detach())
+        low, high = (float(end) for end in x.aminmax())
         if not (low - low == 0 and high - high == 0):
             raise ValueError("not a number, or infinite")
         self.low, self.high = min(self.low, low), max(self.high, high)
@@ -68,10 +73,11 @@ class Histogram:
         # A width that float32 can divide by: the quotient is exact, for the width is a power of two, and below 2^25.
         # Were the width above 1, a quotient could vanish below float32's smallest number and lose its sign.
         exact = torch.float32 if x.dtype == torch.float32 and 2.0**-126 <= self.width <= 1 else torch.float64
-        for part in _chunks(x.detach()):
+        for part in _chunks(x):
             places = part.to(exact) * (1 / self.width)
             places = (places.floor_() if low < 0 else places).to(torch.int32)  # what is positive is cut off alike
-            self.counts += torch.bincount(places.sub_(self.first), minlength=BINS)
+            found = torch.bincount(places.sub_(self.first).add_(_LANE_OF[: len(places)]), minlength=LANES * BINS)
+            self.counts += found.view(LANES, BINS).sum(0)
 
     def _make_room(self) -> None:
         """Widen and move the bins until they cover the extremes."""
@@ -87,10 +93,14 @@ class Histogram:
         self.width, self.first = width, first
 
 
+def _as_stored(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The same values with their axes in the order of memory; against it, the extremes take twenty times as long."""
+    stored = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return x.permute(0, 2, 3, 1) if stored else x
+
+
 def _chunks(x: Float[Tensor, "..."]) -> Iterator[Float[Tensor, " k"]]:
-    """All values in the order in which they lie in memory, where none need be copied for that."""
-    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        x = x.permute(0, 2, 3, 1)
+    """All values, none copied where they lie together."""
     for rows in [x] if x.is_contiguous() else torch.split(x, 1):
         yield from torch.split(rows.reshape(-1), CHUNK)
 
