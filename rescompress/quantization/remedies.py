@@ -1,4 +1,4 @@
-"""Which remedies a network needs before its ranges are read off, and which its output needs afterwards."""
+"""Which remedies a network needs before its ranges are read off."""
 
 import math
 from collections.abc import Mapping
@@ -27,13 +27,11 @@ class Remedies:
     Attributes:
         equalize: scale channels before calibrating.
         absorb: move constant parts of channels past their ReLU before calibrating.
-        correct: mend the means of the quantized layers.
         reasons: of each remedy, whether it is taken or not, by its name.
     """
 
     equalize: bool
     absorb: bool
-    correct: bool
     reasons: Mapping[str, str]
 
 
@@ -55,8 +53,7 @@ def choose(traced: fx.GraphModule, channels: Mapping[str, Channels]) -> Remedies
         else f"All channels that share a scale can: every layer keeps at least {ENOUGH_DB:g} dB by estimate."
     )
     absorbed = f"{high} channels never come near zero." if high else "No channel stays far from zero on every image."
-    corrected = "What is ill shifts means too." if ill else "Rounding shifts no mean by much."
-    return Remedies(bool(ill), high > 0, bool(ill), {"equalize": equalized, "absorb": absorbed, "correct": corrected})
+    return Remedies(bool(ill), high > 0, {"equalize": equalized, "absorb": absorbed})
 
 
 @torch.no_grad()

@@ -62,7 +62,6 @@ class Work:
             progress.note(f"quantize: {line}")
         self._origin = statistics.origin_of(self.traced, images) if images is not None else statistics.Origin()
         self._found = Statistics()
-        self._ill = False
 
     def shown(self, count: int) -> Iterator[Float[Tensor, "_ 3 h w"]]:
         """The first calibration images, a few at a time; none where there are none."""
@@ -89,7 +88,6 @@ class Work:
         """
         channels = self._channels()
         needed = choose(self.traced, channels)
-        self._ill = needed.correct
         if equalization == "on" or (equalization == "auto" and needed.equalize):
             if needed.equalize:
                 progress.note(f"quantize: {needed.reasons['equalize']}")
@@ -137,12 +135,13 @@ class Work:
             progress.note(line)
 
     def correct(self, how: Correction) -> None:
-        """Mend the means that rounding shifted, where that is asked for, or where layers were ill."""
-        if how == "off" or (how == "auto" and not self._ill) or not self._target.static:
+        """Mend the means and deviations that rounding shifted, as asked; unasked, where images are enough to tell."""
+        if how == "off" or not self._target.static:
             return
         side = self._spec.preprocessing.crop
-        count = max(SAMPLE, min(MOST, MOST * 32**2 // side**2))
-        correct(self.traced, torch.cat(list(self.shown(count))), "empirical" if how == "auto" else how)
+        images = torch.cat(list(self.shown(max(SAMPLE, min(MOST, MOST * 32**2 // side**2)))))
+        if how != "auto" or len(images) >= SAMPLE:
+            correct(self.traced, images, "moments" if how == "auto" else how)
 
     def mix(self, most_lost: float | None, seen: int, how: Correction) -> None:
         """Give the fewest layers back to float with which no more points of top-1 are lost than may be, and correct.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import rescompress
-from rescompress import checkpoint, fakequant, metrics, models, progress
+from rescompress import checkpoint, data, fakequant, metrics, models, progress
 from rescompress.context import Context
 from rescompress.data import InMemory
 from rescompress.errors import InputRefused, RecipeError
@@ -194,6 +194,19 @@ def test_a_healthy_network_is_left_alone(net: nn.Module, ctx: Context, plain: fx
     model, notes = made(net, ctx, equalization="off", absorption="off", correction="off")
     assert equal(plain, model)
     assert notes == ["Calibration sees 16 images; ranges vary less with 128 and more."]  # once
+
+
+def test_a_trained_network_is_corrected_unasked_and_comes_closer_to_its_floats() -> None:
+    model = rescompress.load("digits_resnet20")
+    real = Context.of(model, "digits")
+    folded, images = rescompress.fuse(model, real), real.images("test").test
+    shown = next(data.batches(images, models.spec_of(folded).preprocessing, 360))[0]
+    found = {}
+    for correction in ("auto", "off"):
+        quantized, notes = made(folded, real, correction=correction)
+        assert any(note.startswith("correct: the means and deviations") for note in notes) == (correction == "auto")
+        found[correction] = metrics.sqnr_db(*(models.predict(each, [shown]).numpy() for each in (folded, quantized)))
+    assert found["auto"] > found["off"]
 
 
 @pytest.mark.slow
