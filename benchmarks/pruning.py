@@ -28,7 +28,7 @@ from rescompress.layers import PadShortcut
 ROOT = Path(__file__).resolve().parents[1]
 DEEP, MILD, LATENCY = 1 / 2.13, 1 / 1.5, 0.6
 WHOLE = 0.49
-"""A little less than half of ResNet-56's MACs, at multiples of 16 channels: integer kernels fill their vectors there."""
+"""A little less than half of ResNet-56's MACs, at multiples of 16 channels, which fill the integer kernels' vectors."""
 UNIFORM = (0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3)
 """Shares of the MACs that are tried in order to find a uniform cut as slow as the planned one."""
 TUNED = {"batch": 128, "augment": "shift+mirror", "amp": "bf16"}

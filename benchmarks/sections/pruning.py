@@ -15,9 +15,8 @@ def lines(found: Found) -> Iterator[str]:
         yield from _deep(parts["deep"], parts.get("longer"), parts.get("mild"))
     if "latency" in parts:
         yield from _latency(parts["latency"])
-    chains = {name: part for name, part in parts.items() if name in ("whole", "deeper")}
-    if chains:
-        yield from _chains(chains)
+    if "whole" in parts:
+        yield from _chain(parts["whole"])
 
 
 def _deep(deep: Found, longer: Found | None, mild: Found | None) -> Iterator[str]:
@@ -71,27 +70,22 @@ def _latency(part: Found) -> Iterator[str]:
     yield ""
 
 
-def _chains(parts: dict[str, Found]) -> Iterator[str]:
+def _chain(part: Found) -> Iterator[str]:
     """Pruned, distilled, fused, in INT8."""
     yield "The whole chain on ResNet-56, the INT8 file that ONNX Runtime runs beside FP32:"
     yield ""
-    rows = [
-        (
-            name,
-            f"{part['macs']:.3f}",
-            part["epochs"],
-            f"{part['accuracy'][0]:.2f} → {part['accuracy'][1]:.2f} %",
-            f"{part['change']:+.2f}",
-            f"{part['bytes'][0] / 1000:,.0f} → {part['bytes'][1] / 1000:,.0f}",
-            f"{part['smaller']:.1f}",
-            interval(part["ratio"]),
-            f"{part['minutes']:.0f}",
-            part["verdict"],
-        )
-        for name, part in parts.items()
-    ]
-    header = ("part", "MACs", "epochs", "top-1", "change", "kB", "times smaller", "latency [95 %]", "minutes", "timing")
-    yield from table(header, rows)
+    row = (
+        f"{part['macs']:.3f}",
+        part["epochs"],
+        f"{part['accuracy'][0]:.2f} → {part['accuracy'][1]:.2f} %",
+        f"{part['change']:+.2f}",
+        f"{part['bytes'][0] / 1000:,.0f} → {part['bytes'][1] / 1000:,.0f}",
+        f"{part['smaller']:.1f}",
+        interval(part["ratio"]),
+        f"{part['minutes']:.0f}",
+    )
+    yield from table(("MACs", "epochs", "top-1", "change", "kB", "times smaller", "latency [95 %]", "minutes"), [row])
+    yield from timing(part["verdict"], part["reasons"])
 
 
 def _accuracy(part: Found) -> tuple[str, str]:
