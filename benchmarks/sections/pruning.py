@@ -72,19 +72,22 @@ def _latency(part: Found) -> Iterator[str]:
 
 def _chain(part: Found) -> Iterator[str]:
     """Pruned, distilled, fused, in INT8."""
-    yield "The whole chain on ResNet-56, the INT8 file that ONNX Runtime runs beside FP32:"
+    first = part["rows"][0]
+    yield f"The whole chain on ResNet-56: {part['macs']:.3f} of the MACs, distilled for {part['epochs']} epochs, INT8:"
     yield ""
-    row = (
-        f"{part['macs']:.3f}",
-        part["epochs"],
-        f"{part['accuracy'][0]:.2f} → {part['accuracy'][1]:.2f} %",
-        f"{part['change']:+.2f}",
-        f"{part['bytes'][0] / 1000:,.0f} → {part['bytes'][1] / 1000:,.0f}",
-        f"{part['smaller']:.1f}",
-        interval(part["ratio"]),
-        f"{part['minutes']:.0f}",
-    )
-    yield from table(("MACs", "epochs", "top-1", "change", "kB", "times smaller", "latency [95 %]", "minutes"), [row])
+    rows = [
+        (
+            f"{'INT8' if row is not first else 'FP32'}, {row['runtime']}",
+            f"{row['accuracy']:.2f} %",
+            f"{row['accuracy'] - first['accuracy']:+.2f}",
+            f"{row['bytes'] / 1000:,.0f}",
+            f"{first['bytes'] / row['bytes']:.1f}",
+            interval(row["ratio"]),
+            f"{1 / row['ratio'][0]:.2f}",
+        )
+        for row in part["rows"]
+    ]
+    yield from table(("file", "top-1", "change", "kB", "times smaller", "latency [95 %]", "times faster"), rows)
     yield from timing(part["verdict"], part["reasons"])
 
 
