@@ -90,9 +90,7 @@ def _chain(part: Found) -> Iterator[str]:
     yield from table(("file", "top-1", "change", "kB", "times smaller", "latency [95 %]", "times faster"), rows)
     yield from timing(part["verdict"], part["reasons"])
     before = part.get("timed_before", ())
-    yield from (
-        f"- the same file in {one}, timed before, beside other programs: {interval(ratio)}." for one, *ratio in before
-    )
+    yield from (f"- the same widths in {one}, timed before: {interval(ratio)}." for one, *ratio in before)
     yield ""
 
 

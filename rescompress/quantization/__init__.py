@@ -93,7 +93,7 @@ def quantize(
         equalization: scale channels so that those of one value reach equally far; auto does where layers are ill.
         absorption: move constant parts of channels past their ReLU; auto does where there are any.
         correction: mend the means of the layers (empirical, analytic), or means and deviations (moments); auto does the
-            last where there are 32 images: it came closest to the float network on all that it was measured on.
+            last where there are 32 images: it brought every trained network it was measured on closer to its floats.
         rounding: how weights are rounded; none means adaround for 4 bits where there are images, else nearest.
         first: quantize the first layer.
         classifier: quantize the layer that makes the logits.
