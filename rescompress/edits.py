@@ -42,7 +42,7 @@ def edits(model: nn.Module) -> tuple[Edit, ...]:
         edit = _compare(name, before, now.get(name))
         if edit is not None:
             found.append(edit)
-            replaced += (f"{name}.",) if edit.kind in ("folded", "factorized") else ()
+            replaced += (f"{name}.",) if edit.kind in ("folded", "factorized", "bypassed") else ()
     known = {name for name, _ in stock.named_modules()}
     for name in now:
         if name not in known and not name.startswith(replaced):
@@ -63,6 +63,8 @@ def apply(model: nn.Module, edit: Edit) -> None:
         setattr(model.get_submodule(parent), name, without_norm(module))
     elif edit.kind == "factorized" and isinstance(module, (nn.Conv2d, nn.Linear)):
         setattr(model.get_submodule(parent), name, _factors(module, fields["layers"]))
+    elif edit.kind == "bypassed" and module is not None and list(module.children()):
+        setattr(model.get_submodule(parent), name, nn.Identity())
     elif edit.kind == "pad_shortcut" and isinstance(module, PadShortcut):
         module.connect(fields["in_channels"], fields["sources"])
     elif edit.kind == "conv" and isinstance(module, nn.Conv2d):
@@ -82,6 +84,8 @@ def _compare(name: str, before: nn.Module, now: nn.Module | None) -> Edit | None
     """The edit that makes one stock module what it is now; None where it is as it was."""
     if isinstance(before, nn.BatchNorm2d) and _left_of(before) == _kind(now):
         return Edit(name, "folded", {})
+    if list(before.children()) and type(now) is nn.Identity:
+        return Edit(name, "bypassed", {})
     if isinstance(before, (nn.Conv2d, nn.Linear)) and type(now) is nn.Sequential:
         return Edit(name, "factorized", {"layers": [_factor(name, layer) for layer in now]})
     if _kind(before) != _kind(now) or _fixed(before) != _fixed(now) or not _same_units(before, now):

@@ -9,6 +9,8 @@ from rescompress.errors import RecipeError
 Kind = Literal["ratio", "macs", "params", "bytes", "latency"]
 KINDS: tuple[Kind, ...] = ("ratio", "macs", "params", "bytes", "latency")
 DEFAULT_RATIO = 0.3
+OF_CHANNELS = {"importance": "l1", "ranking": "local", "round_to": 16, "most": 0.9}
+"""Knobs that speak of channels, and what they are unless somebody turns them."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ def agree(knobs: Mapping[str, Any]) -> None:
         RecipeError: they do.
     """
     goal_of(knobs)
+    if knobs["unit"] == "blocks":
+        turned = [name for name, default in OF_CHANNELS.items() if knobs[name] not in (default, {default: {}})]
+        turned += ["sparsity"] if knobs["sparsity"].penalty != "none" else []
+        if turned:
+            raise RecipeError(f"prune: {turned[0]} speaks of channels, and unit is blocks.", f"Leave {turned[0]} out.")
     if knobs["between"] is not None and knobs["steps"] == 1:
         raise RecipeError("prune: between trains between two cuts, but there is one.", "Set steps, or use fit behind.")
 

@@ -17,7 +17,7 @@ from rescompress.pruning.latency import timed
 from rescompress.pruning.plan import Cut, best_of
 from rescompress.pruning.problem import Levels, Problem, grid_of, ranked, step_of
 from rescompress.pruning.rankings import Ranking, at_ratio, in_budget, lowest, signature
-from rescompress.pruning.surgery import proven
+from rescompress.pruning.surgery import cut_channels, proven
 from rescompress.pruning.terms import Costs, counted, pixels_of
 from rescompress.pruning.wording import told_emptied
 
@@ -120,6 +120,10 @@ class Planner:
     def fastest(self) -> Planned:
         """The cuts that cost least, proven as any others."""
         return self._proven(self._cheapest)
+
+    def cut(self, planned: Planned) -> nn.Module:
+        """The model with the channels that a plan keeps."""
+        return cut_channels(self._model, planned.cuts)
 
     def _proven(self, attempt: Callable[[], Planned]) -> Planned:
         shape = models.spec_of(self._model).input_shape

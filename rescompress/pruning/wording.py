@@ -14,21 +14,21 @@ MOST_NAMED = 3
 
 
 def told_cut(before: nn.Module, after: nn.Module) -> str:
-    """Widths of the layers and MACs, before and after, in one line."""
+    """Layers that left, widths of the others and MACs, before and after, in one line."""
     now = dict(after.named_modules())
+    makers = {name: layer for name, layer in before.named_modules() if isinstance(layer, MAKERS)}
     widths = Counter(
-        (width_of(layer, "outputs"), width_of(now[name], "outputs"))
-        for name, layer in before.named_modules()
-        if isinstance(layer, MAKERS)
+        (width_of(layer, "outputs"), width_of(now[name], "outputs")) for name, layer in makers.items() if name in now
     )
     changes = [f"{count} layers {old} → {new}" for (old, new), count in widths.items() if old != new]
     same = sum(count for (old, new), count in widths.items() if old == new)
     shape = models.spec_of(before).input_shape
     old_macs, new_macs = (counted(each, (), "macs", pixels_of(each, shape)).total(()) for each in (before, after))
+    share, gone = new_macs / max(old_macs, 1), len(makers) - widths.total()
     told = ", ".join(changes) or "none, for the grid has no narrower width near the target"
-    rest = f"; {same} keep theirs" if changes and same else ""
-    share = new_macs / max(old_macs, 1)
-    return f"prune: widths: {told}{rest}; {old_macs / 1e6:.2f} M → {new_macs / 1e6:.2f} M MACs ({share:.3f})."
+    told = f"{gone} of {len(makers)} layers leave" if gone else f"widths: {told}"
+    rest = f"; {same} keep theirs" if changes and same and not gone else ""
+    return f"prune: {told}{rest}; {old_macs / 1e6:.2f} M → {new_macs / 1e6:.2f} M MACs ({share:.3f})."
 
 
 def told_emptied(groups: Sequence[Group], wide: Sequence[int], ratio: float, steps: Sequence[int]) -> str | None:
