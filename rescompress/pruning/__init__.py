@@ -111,8 +111,7 @@ def prune(
         small = training.refresh_norms(planner.cut(planned), ctx)
         if cut < steps and between is not None:
             small = training.fit(small, replace(ctx, scratch=None), schedule=between)
-    _tell(model, small, ctx, rules)
-    return small
+    return _told(model, small, ctx, rules)
 
 
 def _pressed(
@@ -157,10 +156,11 @@ def _cuttable(model: nn.Module, keep: tuple[str, ...], quiet: bool = False) -> t
     return groups
 
 
-def _tell(model: nn.Module, small: nn.Module, ctx: Context, rules: Rules) -> None:
-    """Say what was cut, and what is to be known about it."""
+def _told(model: nn.Module, small: nn.Module, ctx: Context, rules: Rules) -> nn.Module:
+    """The small model; it is said what was cut, and what is to be known about it."""
     progress.note(told_cut(model, small))
     if rules.estimator is not None and rules.estimator.modelled:
         progress.note(f"prune: the latency is a model's, of {rules.estimator.name}; nothing was measured.")
     if ctx.data is None and any(isinstance(module, nn.BatchNorm2d) for module in small.modules()):
         progress.note("prune: without images BatchNorm keeps the whole network's statistics; train before you judge.")
+    return small
