@@ -15,7 +15,6 @@ from rescompress.context import Context
 from rescompress.errors import InputRefused
 from rescompress.knobs import checked
 from rescompress.quantization import checks
-from rescompress.quantization.abreast import abreast
 from rescompress.quantization.histogram import BINS, Histogram
 from rescompress.quantization.statistics import Origin, Statistics, load, origin_of
 from rescompress.spec import Preprocessing
@@ -92,8 +91,21 @@ def gather(
         InputRefused: a value is NaN or infinite; the layer is named.
     """
     made = Statistics() if found is None else found
-    for _ in _gathered(traced, batches, watched, made):
-        pass
+    names = set(watched)
+
+    def seen(node: fx.Node, value: Any) -> None:
+        name = node.meta.get("value_name")
+        if name in names:
+            try:
+                made.update(name, value)
+            except ValueError as error:
+                fact = f"The output of {name} is {error}."
+                raise InputRefused(fact, "Check the images and the checkpoint's weights.") from None
+
+    with torch.no_grad():
+        for images in batches:
+            graph.watch(traced, images, seen)
+            made.images += len(images)
     made.wanted = max(made.wanted, made.images)
     return made
 
@@ -128,7 +140,8 @@ def collect(
     made = _begun(Path(file), origin, count, watched) if file is not None else Statistics()
     made.wanted, made.origin = count, origin
     saved = time.monotonic()
-    for _ in _gathered(traced, _steps(split, preprocessing, batch, made.images, count), watched, made):
+    for step in _steps(split, preprocessing, batch, made.images, count):
+        gather(traced, [step], watched, made)
         if file is not None and (time.monotonic() - saved >= SAVE_EVERY_S or made.images == count):
             made.save(file)
             saved = time.monotonic()
@@ -138,34 +151,6 @@ def collect(
 def step_of(preprocessing: Preprocessing, most: int = MOST) -> int:
     """How many images are shown at a time: as many as are small together."""
     return max(1, min(most, PIXELS // preprocessing.crop**2))
-
-
-def _gathered(
-    traced: fx.GraphModule, batches: Iterable[Float[Tensor, "_ 3 h w"]], watched: Collection[str], made: Statistics
-) -> Iterator[int]:
-    """Take batch after batch into the statistics, in order; the images that are in them by then."""
-    names = frozenset(watched)
-    for seen in abreast(lambda images: _seen(traced, images, names), batches):
-        made.merge(seen)
-        yield made.images
-
-
-def _seen(traced: fx.GraphModule, images: Float[Tensor, "_ 3 h w"], names: Collection[str]) -> Statistics:
-    """The statistics of one batch alone."""
-    found = Statistics(images=len(images))
-
-    def watched(node: fx.Node, value: Any) -> None:
-        name = str(node.meta.get("value_name", ""))
-        if name in names:
-            try:
-                found.update(name, value)
-            except ValueError as error:
-                fact = f"The output of {name} is {error}."
-                raise InputRefused(fact, "Check the images and the checkpoint's weights.") from None
-
-    with torch.no_grad():
-        graph.watch(traced, images, watched)
-    return found
 
 
 def _begun(file: Path, origin: Origin, count: int, watched: Collection[str]) -> Statistics:

@@ -10,7 +10,7 @@ from torch import Tensor
 BINS = 2048
 CHUNK = 1 << 17
 """Values that are counted at a time: few enough that what is made on the way stays in the processor's cache."""
-LANES = 4
+LANES = 2
 """Neighbours are counted apart: of a ReLU's many zeros, one needn't wait for the one before it to be counted."""
 
 _LANE_OF = torch.arange(CHUNK, dtype=torch.int32).remainder_(LANES).mul_(BINS)
@@ -79,14 +79,6 @@ class Histogram:
             found = torch.bincount(places.sub_(self.first).add_(_LANE_OF[: len(places)]), minlength=LANES * BINS)
             self.counts += found.view(LANES, BINS).sum(0)
 
-    def merge(self, other: "Histogram") -> None:
-        """Count what another one has counted, as if this one had seen it."""
-        if not other.width:
-            return  # it has seen nothing
-        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
-        self._make_room()
-        self.counts += other._moved(self.width, self.first)
-
     def _make_room(self) -> None:
         """Widen and move the bins until they cover the extremes."""
         width = _width(self.low, self.high)
@@ -94,15 +86,11 @@ class Histogram:
         if (width, first) == (self.width, self.first):
             return
         if self.width:
-            self.counts = self._moved(width, first)
+            old = torch.arange(BINS, dtype=torch.float64) + self.first
+            places = (old / (width / self.width)).floor().to(torch.int64) - first
+            full = self.counts > 0
+            self.counts = torch.bincount(places[full], self.counts[full], minlength=BINS).to(torch.int64)
         self.width, self.first = width, first
-
-    def _moved(self, width: float, first: int) -> Int[Tensor, " bins"]:
-        """The counts in bins that are as wide or wider, and begin elsewhere."""
-        old = torch.arange(BINS, dtype=torch.float64) + self.first
-        places = (old / (width / self.width)).floor().to(torch.int64) - first
-        full = self.counts > 0
-        return torch.bincount(places[full], self.counts[full], minlength=BINS).to(torch.int64)
 
 
 def _as_stored(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -61,16 +61,7 @@ class Statistics:
         """
         self.histograms.setdefault(name, Histogram()).update(x)
         rows = x.detach().flatten(2) if x.dim() > 2 else x.detach().unsqueeze(2)
-        self._widen(name, torch.stack([rows.amin(2).amin(0), rows.amax(2).amax(0)], 1))
-
-    def merge(self, other: "Statistics") -> None:
-        """Take in what was seen of further images; the outcome is as if all had been seen here."""
-        for name, histogram in other.histograms.items():
-            self.histograms.setdefault(name, Histogram()).merge(histogram)
-            self._widen(name, other.channels[name])
-        self.images += other.images
-
-    def _widen(self, name: str, extremes: Float[Tensor, "c 2"]) -> None:
+        extremes = torch.stack([rows.amin(2).amin(0), rows.amax(2).amax(0)], 1)
         known = self.channels.get(name, extremes)
         lows, highs = torch.minimum(known[:, 0], extremes[:, 0]), torch.maximum(known[:, 1], extremes[:, 1])
         self.channels[name] = torch.stack([lows, highs], 1)

@@ -156,34 +156,6 @@ calibration.calibrate(captured("cifar", "resnet8"), context(), Path({str(file)!r
     assert file.read_bytes() == finished(tmp_path)
 
 
-def test_batches_side_by_side_make_the_same_bytes(tmp_path: Path) -> None:
-    cores = torch.get_num_threads()
-    try:
-        for count in (1, 2, 3):
-            (tmp_path / str(count)).mkdir()
-            torch.set_num_threads(count)
-            finished(tmp_path / str(count))
-            assert torch.get_num_threads() == count
-    finally:
-        torch.set_num_threads(cores)
-    one, *others = [(tmp_path / str(count) / "whole.safetensors").read_bytes() for count in (1, 2, 3)]
-    assert others == [one, one]
-
-
-def test_a_broken_image_between_others_is_told_of() -> None:
-    traced = captured("cifar", "resnet8")
-    images = noise(traced, 8)
-    images[5] = float("nan")
-    cores = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        with pytest.raises(InputRefused, match="The output of images is not a number"):
-            gather(traced, images.split(1), candidates(traced))
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(cores)
-
-
 def test_more_images_go_on_from_the_file(tmp_path: Path) -> None:
     file = tmp_path / "some.safetensors"
     calibrate(captured("cifar", "resnet8"), context(), file, calibration_images=16, batch=8)

@@ -45,17 +45,6 @@ def test_neither_order_nor_batching_changes_the_outcome(streams: tuple[list[floa
     assert outcome(histogram(*batches)) == outcome(histogram(whole))
 
 
-@given(split_streams(activations))
-@example(([600.0, 1100.0], [[600.0], [1100.0]]))
-@example(([0.0, 1.0], [[], [0.0], [1.0]]))
-def test_histograms_of_parts_merge_into_that_of_the_whole(streams: tuple[list[float], list[list[float]]]) -> None:
-    whole, batches = streams
-    made = Histogram()
-    for batch in batches:
-        made.merge(histogram(batch) if batch else Histogram())
-    assert outcome(made) == outcome(histogram(whole))
-
-
 @given(split_streams(numbers))
 @example(([0.0, 1.0], [[0.0], [1.0]]))
 @example(([1e-30, 1e30], [[1e-30], [1e30]]))
