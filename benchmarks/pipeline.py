@@ -8,7 +8,7 @@ test images. All files are then timed in one interleaved run, one thread, batch 
 A file is on the front where no other is at least as accurate, as fast and as small, and better in one of them.
 CIFAR-10's networks are ResNet-20 and a ResNet-56, both fine-tuned on its JPEG images; 5,000 of the test images judge.
 Trainings are short, one epoch each unless asked otherwise: the front shows what the chain does in half an hour on one
-core, not the best that it can do. Without `--resnet56`, the published one is fine-tuned for one epoch first.
+core, not the best it can do. Without `--resnet56`, the published one is fine-tuned for one epoch first.
 """
 
 import argparse
@@ -48,6 +48,9 @@ def on_cifar10(twenty: str, fifty_six: str, epochs: int) -> Chains:
     def cut(share: float, recovery: str, round_to: int = 16) -> list[Any]:
         return [{"prune": {"macs": share, "round_to": round_to, **CUT}}, {recovery: training(epochs)}, *INT8]
 
+    def short(share: float) -> list[Any]:
+        return [{"prune": {"macs": share, "unit": "blocks"}}, {"distill": training(epochs)}, *INT8]
+
     low_rank = {"factorize": {"rank": "budget", "budget": 0.7, "round_to": 8}}
     teacher = {"distill": {"teacher": fifty_six, **training(epochs, 0.02)}}
     return {
@@ -56,11 +59,14 @@ def on_cifar10(twenty: str, fifty_six: str, epochs: int) -> Chains:
         "resnet20: 0.7 of the MACs, fine-tuned, INT8": (twenty, cut(0.7, "fit")),
         "resnet20: 0.5 of the MACs, distilled, INT8": (twenty, cut(0.5, "distill")),
         "resnet20: 0.35 of the MACs, distilled, INT8": (twenty, cut(0.35, "distill", 8)),
+        "resnet20: 0.7 of the MACs, whole blocks, distilled, INT8": (twenty, short(0.7)),
         "resnet20: low rank, 0.7 of the MACs, fine-tuned, INT8": (twenty, [low_rank, {"fit": training(epochs)}, *INT8]),
         "resnet20: taught by ResNet-56, INT8": (twenty, [teacher, *INT8]),
         "resnet56: FP32": (fifty_six, ["fuse"]),
         "resnet56: INT8": (fifty_six, INT8),
         "resnet56: 0.49 of the MACs, distilled, INT8": (fifty_six, cut(0.49, "distill")),
+        "resnet56: 0.49 of the MACs, whole blocks, distilled, INT8": (fifty_six, short(0.49)),
+        "resnet56: 0.3 of the MACs, whole blocks, distilled, INT8": (fifty_six, short(0.3)),
     }
 
 

@@ -13,6 +13,8 @@ def lines(found: Found) -> Iterator[str]:
     parts = found["parts"]
     if "deep" in parts:
         yield from _deep(parts["deep"], parts.get("longer"), parts.get("mild"))
+    if "short" in parts:
+        yield from _short(parts["short"])
     if "latency" in parts:
         yield from _latency(parts["latency"])
     if "whole" in parts:
@@ -48,6 +50,17 @@ def _deep(deep: Found, longer: Found | None, mild: Found | None) -> Iterator[str
     yield ""
 
 
+def _short(part: Found) -> Iterator[str]:
+    """ResNet-56 without some of its blocks."""
+    yield f"ResNet-56, fine-tuned once more ({part['baseline']:.2f} %), without some of its blocks:"
+    yield ""
+    ratio = part["latency"]["short"]["ratio"]
+    row = ("ours, whole blocks, distilled", f"{part['macs']:.3f}", part["epochs"], *_accuracy(part), interval(ratio))
+    yield from table(("cut and recovery", "MACs", "epochs", "top-1", "change [95 %]", "FP32 latency [95 %]"), [row])
+    yield from timing(part["verdict"], part["reasons"])
+    yield ""
+
+
 def _latency(part: Found) -> Iterator[str]:
     """ResNet-20 cut by measured latency."""
     yield f"ResNet-20 cut to {part['target']} of its latency:"
@@ -73,7 +86,8 @@ def _latency(part: Found) -> Iterator[str]:
 def _chain(part: Found) -> Iterator[str]:
     """Pruned, distilled, fused, in INT8."""
     first = part["rows"][0]
-    yield f"The whole chain on ResNet-56: {part['macs']:.3f} of the MACs, distilled for {part['epochs']} epochs, INT8:"
+    yield f"The whole chain on ResNet-56: {part['macs']:.3f} of the MACs, distilled for {part['epochs']} epochs, INT8;"
+    yield f"{part.get('trained_minutes', part['minutes']):.0f} minutes on {part['threads']} threads, all in all:"
     yield ""
     rows = [
         (
@@ -90,7 +104,7 @@ def _chain(part: Found) -> Iterator[str]:
     yield from table(("file", "top-1", "change", "kB", "times smaller", "latency [95 %]", "times faster"), rows)
     yield from timing(part["verdict"], part["reasons"])
     before = part.get("timed_before", ())
-    yield from (f"- the same widths in {one}, timed before: {interval(ratio)}." for one, *ratio in before)
+    yield from (f"- the same files in {one}, timed before: {interval(ratio)}." for one, *ratio in before)
     yield ""
 
 
