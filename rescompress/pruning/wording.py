@@ -14,7 +14,7 @@ MOST_NAMED = 3
 
 
 def told_cut(before: nn.Module, after: nn.Module) -> str:
-    """Layers that left, widths of the others and MACs, before and after, in one line."""
+    """Blocks that left, or widths of the layers, and MACs, before and after, in one line."""
     now = dict(after.named_modules())
     makers = {name: layer for name, layer in before.named_modules() if isinstance(layer, MAKERS)}
     widths = Counter(
@@ -26,7 +26,7 @@ def told_cut(before: nn.Module, after: nn.Module) -> str:
     old_macs, new_macs = (counted(each, (), "macs", pixels_of(each, shape)).total(()) for each in (before, after))
     share, gone = new_macs / max(old_macs, 1), len(makers) - widths.total()
     told = ", ".join(changes) or "none, for the grid has no narrower width near the target"
-    told = f"{gone} of {len(makers)} layers leave" if gone else f"widths: {told}"
+    told = f"{_left(before, after)} leave, {gone} of {len(makers)} layers" if gone else f"widths: {told}"
     rest = f"; {same} keep theirs" if changes and same and not gone else ""
     return f"prune: {told}{rest}; {old_macs / 1e6:.2f} M → {new_macs / 1e6:.2f} M MACs ({share:.3f})."
 
@@ -47,6 +47,15 @@ def told_emptied(groups: Sequence[Group], wide: Sequence[int], ratio: float, ste
     ]
     if not empty:
         return None
-    more = f" and {len(empty) - MOST_NAMED} more" if len(empty) > MOST_NAMED else ""
-    names = ", ".join(empty[:MOST_NAMED]) + more
-    return f"prune: ratio {ratio:g} would leave nothing of {names}; one step of the grid stays there."
+    return f"prune: ratio {ratio:g} would leave nothing of {_listed(empty)}; one step of the grid stays there."
+
+
+def _left(before: nn.Module, after: nn.Module) -> str:
+    """The blocks in whose place the identity stands now."""
+    places = [name for name, module in after.named_modules() if isinstance(module, nn.Identity)]
+    return _listed([name for name in places if list(before.get_submodule(name).children())])
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
