@@ -262,7 +262,7 @@ CHANGES: dict[str, tuple[str, str, Callable[[nn.Module], object]]] = {
     "an activation": ("se se_resnet20", "layer1.0.se.fc.1", assign("layer1.0.se.fc", **{"1": nn.GELU()})),
     "a layer more": ("se se_resnet20", "layer1.3", lambda model: model.layer1.append(nn.ReLU())),
     "a layer less": ("cifar resnet8 A", "layer1.0.bn1", lambda model: delattr(model.layer1[0], "bn1")),
-    "a block of another kind": ("cifar resnet8 A", "layer1.0", assign("layer1", **{"0": nn.Identity()})),
+    "a block of another kind": ("cifar resnet8 A", "layer1.0", assign("layer1", **{"0": nn.ReLU()})),
     "an activation in a chain": (
         "cifar resnet8 A",
         "conv1",
