@@ -54,6 +54,14 @@ def test_blocks_are_those_that_hand_on_what_comes(family: str, architecture: str
     assert list(blocks(fresh.eval())) == expected
 
 
+def test_other_makers_blocks_are_found_by_their_own_names() -> None:
+    model = stock("huggingface", "ResNetForImageClassification", side=64)
+    assert len(blocks(model)) == 12
+    assert blocks(model)[0] == "resnet.encoder.stages.0.layers.1"
+    short, silent = (models.predict(each(model, blocks(model)), [noise(model)]) for each in (bypass, silence))
+    assert torch.equal(short, silent)
+
+
 @settings(max_examples=12)
 @given(name=st.sampled_from(["cifar", "se", "preact"]), chosen=st.sets(st.integers(0, 6), min_size=1))
 def test_a_network_without_blocks_answers_as_with_them_silenced(name: str, chosen: set[int]) -> None:
