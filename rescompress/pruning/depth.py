@@ -13,10 +13,10 @@ from rescompress import data, models, processes, progress, training
 from rescompress.benchmarking.layers import Estimator, shapes_of
 from rescompress.context import Context
 from rescompress.cost import FLOAT_BITS, layer_costs
-from rescompress.errors import InputRefused
+from rescompress.errors import InputRefused, RecipeError
 from rescompress.graph import clone
 from rescompress.pruning.blocks import bypass, find_blocks
-from rescompress.pruning.goals import Goal, Kind, unmet
+from rescompress.pruning.goals import Goal, Kind
 from rescompress.pruning.planner import Origin
 
 IMAGES, LEAST, PIXELS = 256, 32, 2**22
@@ -78,7 +78,10 @@ class DepthPlanner:
         """
         least = self._now - sum(self._costs.values())
         if least > goal.remains * self.origin.cost * (1 + 1e-9):
-            raise unmet(goal, least / self.origin.cost)
+            raise RecipeError(
+                f"{goal.kind} {goal.share:g} can't be met: with all blocks gone {least / self.origin.cost:.2g} is left.",
+                f"Raise {goal.kind}, or cut channels behind it.",
+            )
 
     def plan(self, goal: Goal) -> Shorter:
         """The fewest blocks, in the order of the search, without which the goal is met.

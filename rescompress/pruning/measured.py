@@ -84,7 +84,7 @@ def corrected(whole: nn.Module, planner: Plans[P], goal: Goal, clock: Clock) -> 
     if measured > goal.share * (1 + TOLERATED):
         raise RecipeError(
             f"latency {goal.share:g} can't be met: the closest network that was timed has {measured:.2g}.",
-            "Raise latency, or lower round_to.",
+            "Raise latency, or lower round_to where channels leave.",
         )
     return closest
 
