@@ -79,7 +79,7 @@ class DepthPlanner:
         least = self._now - sum(self._costs.values())
         if least > goal.remains * self.origin.cost * (1 + 1e-9):
             raise RecipeError(
-                f"{goal.kind} {goal.share:g} can't be met: with all blocks gone {least / self.origin.cost:.2g} is left.",
+                f"{goal.kind} {goal.share:g} can't be met: without any block it has {least / self.origin.cost:.2g}.",
                 f"Raise {goal.kind}, or cut channels behind it.",
             )
 
