@@ -15,8 +15,10 @@ LARGEST = 900.0
 
 def pareto(rows: Sequence[Row]) -> list[bool]:
     """Whether each row is on the front: no other is at least as good in all three, and better in one."""
-    costs = [(-_percent(row), row["p50_ms"][0], row["size_bytes"]) for row in rows]
+    return _unbeaten([(-_percent(row), row["p50_ms"][0], row["size_bytes"]) for row in rows])
 
+
+def _unbeaten(costs: Sequence[tuple[float, ...]]) -> list[bool]:
     def dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
         return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
@@ -26,7 +28,8 @@ def pareto(rows: Sequence[Row]) -> list[bool]:
 def draw(rows: Sequence[Row], file: Path) -> None:
     """Top-1 against latency, both with their 95 % intervals; a marker's area is the size of the file.
 
-    The same rows give the same bytes. Rows on the front are filled and joined, the others are hollow.
+    The same rows give the same bytes. Rows on the front are filled, the others hollow; a line joins those that none
+    beats in accuracy and latency, whatever its size.
     """
     import matplotlib
 
@@ -39,7 +42,8 @@ def draw(rows: Sequence[Row], file: Path) -> None:
         most = max(row["size_bytes"] for row in rows)
         for number, row in enumerate(rows, 1):
             _point(axes, number, row, LARGEST * row["size_bytes"] / most)
-        best = sorted((row["p50_ms"][0], _percent(row)) for row in rows if row["front"])
+        places = [(row["p50_ms"][0], -_percent(row)) for row in rows]
+        best = sorted((p50, -cost) for (p50, cost), on_it in zip(places, _unbeaten(places), strict=True) if on_it)
         axes.plot(*zip(*best, strict=True), color="#1f5fa8", linewidth=1, zorder=1)
         axes.set(xscale="log", xlabel="p50 latency in ms, one thread, batch 1", ylabel="top-1 in ONNX Runtime, %")
         axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))

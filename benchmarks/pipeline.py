@@ -7,8 +7,8 @@ Each recipe is one `rescompress run`: its last file is exported to ONNX, audited
 test images. All files are then timed in one interleaved run, one thread, batch 1; ratios are against the first recipe.
 A file is on the front where no other is at least as accurate, as fast and as small, and better in one of them.
 CIFAR-10's networks are ResNet-20 and a ResNet-56, both fine-tuned on its JPEG images; 5,000 of the test images judge.
-Trainings are short, one epoch each unless asked otherwise: the front shows what the chain does in half an hour on one
-core, not the best it can do. Without `--resnet56`, the published one is fine-tuned for one epoch first.
+Trainings are short, one epoch each unless asked otherwise: the front shows what the chain does in three quarters of an
+hour on one core, not the best it can do. Without `--resnet56`, the published one is fine-tuned for one epoch first.
 """
 
 import argparse
