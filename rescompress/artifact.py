@@ -18,7 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 from rescompress.errors import InputRefused, ResourceExhausted
 from rescompress.spec import Floats, LayerCost, ModelSpec, Precision
 
-MANIFEST = "manifest.json"
+MANIFEST, VERIFIED = "manifest.json", "verified.json"
+"""What an artifact is, and what it answered when it was verified, which comes later and is no part of it."""
 SCHEMA = "rescompress.artifact/1"
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rescompress import cpu
-from rescompress.artifact import MANIFEST, digest, sha256_of, to_json
+from rescompress.artifact import MANIFEST, VERIFIED, digest, sha256_of, to_json
 from rescompress.errors import InputRefused
 
 SEAL = "seal.json"
@@ -65,7 +65,7 @@ def _built(made_with: Mapping[str, str]) -> dict[str, str]:
 
 def _hmac(folder: Path, built: Mapping[str, str]) -> str:
     paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
-    files = {name: sha256_of(path) for name, path in paths.items() if name not in (SEAL, MANIFEST)}
+    files = {name: sha256_of(path) for name, path in paths.items() if name not in (SEAL, MANIFEST, VERIFIED)}
     return hmac.digest(_key(), digest({"built": dict(built), "files": files}).encode(), "sha256").hex()
 
 

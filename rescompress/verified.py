@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from rescompress.artifact import Artifact, to_json, write_bytes
+from rescompress.artifact import VERIFIED, Artifact, to_json, write_bytes
 
-FILE = "verified.json"
 IMAGES = 16
 """Kept at most; MLPerf's TEST01 samples outputs of a timed run likewise."""
 _NUMBERS = 4096  # kept of each image, evenly spaced: feature maps are millions
@@ -56,13 +55,13 @@ def keep(artifact: Artifact, images: NDArray[np.float32] | NDArray[np.uint8], an
     digests = tuple(_digest(image) for image in images[:IMAGES])
     numbers = tuple(tuple(row) for row in _some(answers[:IMAGES]).tolist())
     content = Verified("rescompress.verified/1", artifact.sha256, digests, numbers, alone)
-    write_bytes(artifact.folder / FILE, to_json(content))
+    write_bytes(artifact.folder / VERIFIED, to_json(content))
 
 
 def kept(artifact: Artifact) -> Verified | None:
     """What was kept of this very artifact; None where there is nothing, or nothing that can be read."""
     try:
-        found = TypeAdapter(Verified).validate_json((artifact.folder / FILE).read_bytes())
+        found = TypeAdapter(Verified).validate_json((artifact.folder / VERIFIED).read_bytes())
     except (OSError, ValidationError):
         return None
     return found if found.artifact_sha256 == artifact.sha256 and found.images_sha256 else None

@@ -37,6 +37,11 @@ def test_what_was_sealed_here_passes(sealed: Path, tmp_path: Path) -> None:
     provenance.check(shutil.copytree(sealed, tmp_path / "elsewhere"), MADE_WITH)
 
 
+def test_what_verifying_leaves_behind_breaks_no_seal(sealed: Path) -> None:
+    (sealed / "verified.json").write_text("{}")
+    provenance.check(sealed, MADE_WITH)
+
+
 def rewrite(folder: Path, **changes: str) -> None:
     seal = json.loads((folder / "seal.json").read_bytes())
     seal["built"].update(changes)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rescompress import verified
-from rescompress.artifact import SCHEMA, Artifact, Manifest, write_artifact
+from rescompress.artifact import SCHEMA, VERIFIED, Artifact, Manifest, write_artifact
 from rescompress.errors import InputRefused
 from rescompress.spec import ModelSpec, Preprocessing
 
@@ -51,7 +51,7 @@ def test_answers_of_another_artifact_and_broken_files_are_not_looked_at(artifact
     verified.keep(artifact, IMAGES, ANSWERS, alone=True)
     other = replace(artifact.manifest, files={"model": "0" * 64})
     assert verified.kept(Artifact(artifact.folder, other)) is None
-    file = artifact.folder / verified.FILE
+    file = artifact.folder / VERIFIED
     content = json.loads(file.read_text())
     for broken in ("", "[]", json.dumps({**content, "schema": "rescompress.verified/2"}), "\xff"):
         file.write_text(broken, "latin-1")
