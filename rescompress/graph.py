@@ -8,12 +8,13 @@ import contextlib
 import copy
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, export
+from torch.utils.hooks import RemovableHandle
 
 M = TypeVar("M", bound=nn.Module)
 INPUT = "images"
@@ -159,6 +160,16 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in before.items():
             module.training = training
+
+
+def run_blank(model: nn.Module, input_shape: tuple[int, int, int], hooks: Sequence[RemovableHandle]) -> None:
+    """Run one image of zeros through a model in eval mode for what its hooks see, and take these away."""
+    try:
+        with evaluating(model), torch.no_grad():
+            model(torch.zeros(1, *input_shape, device=next(model.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _is_plain(node: fx.Node) -> bool:

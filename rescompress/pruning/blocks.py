@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rescompress.graph import clone, evaluating
+from rescompress.graph import clone, evaluating, run_blank
 
 
 def find_blocks(model: nn.Module, input_shape: tuple[int, int, int], keep: Sequence[str] = ()) -> tuple[str, ...]:
@@ -77,12 +77,7 @@ def _calls(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, lis
         for name, module in model.named_modules()
         if name and any(isinstance(part, nn.Conv2d) for part in module.modules() if part is not module)
     ]
-    try:
-        with evaluating(model), torch.no_grad():
-            model(torch.zeros(1, *input_shape, device=next(model.parameters()).device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_blank(model, input_shape, hooks)
     return found
 
 

@@ -7,11 +7,10 @@ from math import prod
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rescompress.graph import evaluating
+from rescompress.graph import run_blank
 from rescompress.layers import PadShortcut, width_of
 from rescompress.pruning.groups import Group, Side
 
@@ -154,12 +153,7 @@ def pixels_of(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, 
     hooks = [
         layer.register_forward_hook(watch(name)) for name, layer in model.named_modules() if isinstance(layer, MAKERS)
     ]
-    try:
-        with evaluating(model), torch.no_grad():
-            model(torch.zeros(1, *input_shape, device=next(model.parameters()).device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_blank(model, input_shape, hooks)
     return found
 
 
