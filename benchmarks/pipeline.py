@@ -97,13 +97,21 @@ def proven(name: str, model: str, stages: Sequence[Any], source: Any, runs: Path
     last, costs = report["artifacts"][-1], [row["cost"]["macs"] for row in report["stages"]]
     return folder / last["folder"], {
         "recipe": name,
-        "stages": list(stages),
+        "stages": [_told(stage) for stage in stages],
         "macs": costs[-1],
         "size_bytes": last["size_bytes"],
         "accuracy": last["verification"]["accuracy"],
         "rung": last["verification"]["rung"],
         "failures": last["verification"]["failures"],
     }
+
+
+def _told(stage: Any) -> Any:
+    """A stage without the folders of this machine."""
+    if isinstance(stage, str):
+        return stage
+    ((name, knobs),) = stage.items()
+    return {name: {knob: Path(value).name if knob == "teacher" else value for knob, value in knobs.items()}}
 
 
 def ring(model: str, source: dict[str, Any]) -> Any:
