@@ -31,32 +31,17 @@ def find_blocks(model: nn.Module, input_shape: tuple[int, int, int], keep: Seque
 
 def bypass(model: nn.Module, names: Sequence[str]) -> nn.Module:
     """A copy of the model in which the identity stands in the place of these blocks."""
-    return _replaced(model, names, lambda block: nn.Identity())
-
-
-def silence(model: nn.Module, names: Sequence[str]) -> nn.Module:
-    """A copy of the whole model in which every weight of these blocks is zero; it answers as the bypassed one must."""
-    return _replaced(model, names, _zeroed)
+    short = clone(model)
+    for name in names:
+        parent, _, child = name.rpartition(".")
+        setattr(short.get_submodule(parent), child, nn.Identity())
+    return short
 
 
 def _named(model: nn.Module, block: str, patterns: Sequence[str]) -> bool:
     """Whether a pattern names a block or something in it."""
     names = [f"{block}.{part}".rstrip(".") for part, _ in model.get_submodule(block).named_modules()]
     return any(fnmatch(name, pattern) for name in names for pattern in patterns)
-
-
-def _replaced(model: nn.Module, names: Sequence[str], change: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    changed = clone(model)
-    for name in names:
-        parent, _, child = name.rpartition(".")
-        setattr(changed.get_submodule(parent), child, change(changed.get_submodule(name)))
-    return changed
-
-
-def _zeroed(block: nn.Module) -> nn.Module:
-    for parameter in block.parameters():
-        parameter.data.zero_()
-    return block
 
 
 def _calls(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, list[Tensor | None]]:
@@ -66,8 +51,7 @@ def _calls(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, lis
     def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
         def hook(block: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
             plain = len(inputs) == 1 and not named and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)
-            # Never negative, as what comes from a ReLU; and not what came, which may be zeros in a fresh network.
-            came = torch.rand_like(inputs[0]) if plain and inputs[0].shape == output.shape else None
+            came = _like(inputs[0]) if plain and inputs[0].shape == output.shape else None
             found.setdefault(name, []).append(came)
 
         return hook
@@ -81,9 +65,18 @@ def _calls(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, lis
     return found
 
 
+def _like(came: Tensor) -> Tensor:
+    """Random values of the signs that came: zeros, as a fresh network may have them, would pass anything."""
+    values = torch.rand_like(came)
+    return values - 0.5 if bool((came < 0).any()) else values
+
+
 def _passes(block: nn.Module, came: Tensor | None) -> bool:
     """Whether a block hands on what came, once its weights are zero."""
     if came is None:
         return False
-    with torch.no_grad(), evaluating(_zeroed(clone(block))) as silent:
+    silent = clone(block)
+    for parameter in silent.parameters():
+        parameter.data.zero_()
+    with torch.no_grad(), evaluating(silent):
         return torch.equal(silent(came), came)

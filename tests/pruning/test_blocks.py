@@ -1,6 +1,7 @@
 """Whole blocks leave: only those that can, the least missed first, and the network answers as with them silenced."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rescompress.cost import total_cost
 from rescompress.errors import InputRefused, RecipeError
 from rescompress.fusion import fuse
 from rescompress.pruning import prune
-from rescompress.pruning.blocks import bypass, find_blocks, silence
+from rescompress.pruning.blocks import bypass, find_blocks
 from rescompress.pruning.depth import DepthPlanner
 from rescompress.pruning.goals import Goal
 from rescompress.pruning.sparsity import Sparsity
@@ -39,6 +40,15 @@ ATTRIBUTES = {"macs": "macs", "params": "params", "bytes": "weight_bytes"}
 
 def blocks(model: nn.Module) -> tuple[str, ...]:
     return find_blocks(model, models.spec_of(model).input_shape)
+
+
+def silence(model: nn.Module, names: Sequence[str]) -> nn.Module:
+    """The whole network with every weight of these blocks zero."""
+    silent = copy.deepcopy(model)
+    for name in names:
+        for parameter in silent.get_submodule(name).parameters():
+            parameter.data.zero_()
+    return silent
 
 
 def gone(model: nn.Module) -> list[str]:
@@ -73,17 +83,17 @@ def test_a_network_without_blocks_answers_as_with_them_silenced(name: str, chose
 
 
 class Odd(nn.Module):
-    """A block that runs twice, one whose shortcut doubles, one behind a negative input, and a plain one."""
+    """A block that runs twice, one whose shortcut doubles, one whose ReLU changes what comes, and a plain one."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 8, 3, 2, 1)
         self.twice, self.doubled, self.plain = (nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1)) for _ in range(3))
-        self.block, self.fc = Residual(), nn.Linear(8, 3)
+        self.signed, self.block, self.fc = Residual(), Residual(), nn.Linear(8, 3)
 
     def forward(self, images: Tensor) -> Tensor:
         x = F.relu(self.stem(images))
-        x = self.plain(self.doubled(x) + 2 * x)
+        x = self.signed(self.plain(self.doubled(x) + 2 * x))
         x = F.relu(x + self.twice(self.twice(x)))
         return self.fc(self.block(x).mean((2, 3)))
 
