@@ -5,7 +5,8 @@
 
 Each calibration is a process of its own on the same CPUs, imports included. Ours watches every value that any runtime's
 scheme may ask for, from the photos' JPEGs to a file of statistics; peers go from normalized images in memory (0.6 MB
-each) to their INT8 model, since none of them keeps a calibration. A process that would pass the cap on its address
+each) and an FP32 ONNX file to their INT8 model, since none of them keeps a calibration. What that file costs has a row of
+its own and is added to theirs where the whole way from the checkpoint is compared. A process that would pass the cap on its address
 space dies, and its row says so. A peer that isn't installed is left out by name. Results:
 ``results/calibration_cost.json``.
 """
@@ -30,6 +31,7 @@ SCRIPTS = ROOT / "benchmarks" / "peers"
 NETWORK = networks.NETWORKS["resnet50"]
 TOOLS = {
     "ours": ("rescompress, all values", "calibrating", "ours", ""),
+    "export": ("FP32 ONNX, for the others", "exporting", "ours", "-"),
     "nncf": ("NNCF on OpenVINO", "nncf_openvino", "nncf", "performance"),
     "nncf_onnx": ("NNCF on ONNX", "nncf_onnx", "nncf", "performance"),
     "minmax": ("ORT min-max", "ort_static", "ort", "minmax"),
@@ -56,7 +58,7 @@ def measure(asked: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
             name, script, interpreter, variant = TOOLS[key]
             place = work / f"{key}-{count}"
             place.mkdir()
-            given = (weights, packed) if key == "ours" else (work / "fp32" / "model.onnx", work / "images.npy")
+            given = (weights, packed) if interpreter == "ours" else (work / "fp32" / "model.onnx", work / "images.npy")
             python = pythons.get(interpreter, sys.executable)
             command = [python, SCRIPTS / f"{script}.py", *given, place, variant or count]
             cost = tools.run(command, asked.cap_gb, asked.cpus)

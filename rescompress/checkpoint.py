@@ -198,7 +198,7 @@ def _load_stock(path: Path, state: Mapping[str, Tensor], spec: ModelSpec | None)
     if spec.classes == AS_IN_FILE:
         spec = replace(spec, classes=models.classes_in(adopted, spec.family, spec.architecture))
     try:
-        return _fill(path, models.build(spec).eval(), adopted)
+        return _fill(path, models.build_empty(spec), adopted)
     except InputRefused as error:
         right = _guess(state) if given else None
         if right is None:

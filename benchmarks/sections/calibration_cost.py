@@ -5,15 +5,26 @@ from typing import Any
 
 from sections import table
 
-OURS, TIED = "rescompress, all values", 0.05
+OURS, EXPORT, TIED = "rescompress, all values", "FP32 ONNX, for the others", 0.05
 Row = dict[str, Any]
 
 
 def lines(found: dict[str, Any]) -> Iterator[str]:
     """A row per tool, images and CPUs; a sentence for each number of images where ours has something beside it."""
     rows = sorted(found["rows"], key=lambda row: (row["images"], row["cpus"], row["tool"]))
-    header = ("tool", "images", "CPUs", "seconds", "CPU s", "peak MB", "ours: CPU s, memory")
-    yield from table(header, [_cells(row, _ours(rows, row)) for row in rows])
+    header = (
+        "tool",
+        "images",
+        "CPUs",
+        "seconds",
+        "from the checkpoint",
+        "CPU s",
+        "peak MB",
+        "ours: seconds, CPU s, memory",
+    )
+    yield from table(header, [_cells(row, _alike(rows, row, OURS), _alike(rows, row, EXPORT)) for row in rows])
+    yield "Seconds are compared from the checkpoint on; the others' CPU seconds and memory leave their FP32 file's out."
+    yield ""
     alone = sorted({row["images"] for row in rows if row["tool"] == OURS and not _beside(rows, row)})
     if alone:
         yield f"Nothing was measured beside ours at {', '.join(map(str, alone))} images on as many CPUs."
@@ -25,26 +36,37 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         yield ""
 
 
-def _cells(row: Row, ours: Row | None) -> tuple[object, ...]:
+def _cells(row: Row, ours: Row | None, export: Row | None) -> tuple[object, ...]:
     head = (row["tool"], row["images"], row["cpus"])
     if "died" in row:
-        return (*head, f"died after {row['seconds']} s: {row['died']}", "-", "-", "first" if ours else "-")
-    beside = "-" if ours is None else f"{_word(ours, row, 'cpu_s')}, {_word(ours, row, 'peak_mb')}"
-    return (*head, row["seconds"], row["cpu_s"], f"{row['peak_mb']:,}", beside)
+        return (*head, f"died after {row['seconds']} s: {row['died']}", "-", "-", "-", "first" if ours else "-")
+    whole = _whole(row, export)
+    words = [] if ours is None else [_word(ours[column], row[column]) for column in ("cpu_s", "peak_mb")]
+    if ours is not None:
+        words.insert(0, "-" if whole is None else _word(ours["seconds"], whole))
+    shown = "-" if whole is None else f"{whole:.1f}"
+    return (*head, row["seconds"], shown, row["cpu_s"], f"{row['peak_mb']:,}", ", ".join(words) or "-")
 
 
-def _ours(rows: list[Row], beside: Row) -> Row | None:
-    """Our row of the same images and CPUs; none for itself."""
-    key = (beside["images"], beside["cpus"])
-    if beside["tool"] == OURS:
+def _whole(row: Row, export: Row | None) -> float | None:
+    """Seconds from the checkpoint on; None where the export wasn't measured."""
+    if row["tool"] == OURS:
+        return float(row["seconds"])
+    return None if export is None else float(row["seconds"] + export["seconds"])
+
+
+def _alike(rows: list[Row], beside: Row, tool: str) -> Row | None:
+    """The tool's row of the same images and CPUs; none beside itself, or beside what isn't compared."""
+    if beside["tool"] in (tool, EXPORT):
         return None
-    return next((row for row in rows if row["tool"] == OURS and (row["images"], row["cpus"]) == key), None)
+    key = (beside["images"], beside["cpus"])
+    return next((row for row in rows if row["tool"] == tool and (row["images"], row["cpus"]) == key), None)
 
 
 def _beside(rows: list[Row], ours: Row) -> list[Row]:
-    return [row for row in rows if _ours(rows, row) is ours]
+    return [row for row in rows if _alike(rows, row, OURS) is ours]
 
 
-def _word(ours: Row, other: Row, column: str) -> str:
-    share = ours[column] / other[column] - 1
+def _word(ours: float, other: float) -> str:
+    share = ours / other - 1
     return "tied" if abs(share) < TIED else "first" if share < 0 else "not first"

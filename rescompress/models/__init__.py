@@ -14,6 +14,7 @@ from rescompress.errors import InputRefused, RecipeError
 from rescompress.graph import evaluating
 from rescompress.knobs import check
 from rescompress.models import _hub
+from rescompress.models._undrawn import Undrawn
 from rescompress.spec import IMAGENET, ModelSpec, Output, Preprocessing
 
 PACKAGE = "rescompress.models"
@@ -136,6 +137,17 @@ def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
         return describe(build_plain(spec), spec)
 
 
+def build_empty(spec: ModelSpec) -> nn.Module:
+    """The stock network in eval mode with memory for its weights, whatever lies there, until they are loaded.
+
+    A function of your own runs as it is: it may draw what no file holds.
+    """
+    if spec.family == "builder":
+        return build(spec).eval()
+    with Undrawn():
+        return describe(build_plain(spec), spec).eval()
+
+
 def build_plain(spec: ModelSpec) -> nn.Module:
     """The stock network on the current device, random as it comes and without its spec."""
     return family(spec.family).build(spec.architecture, spec.classes, **spec.arguments)
@@ -238,7 +250,7 @@ def _configured(place: str, config: Mapping[str, Any], images: Mapping[str, Any]
 
 
 def _shapes(spec: ModelSpec) -> Shapes:
-    with torch.device("meta"):
+    with torch.device("meta"), Undrawn():
         return _countless(build_plain(spec).state_dict())
 
 

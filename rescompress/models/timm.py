@@ -65,16 +65,19 @@ def build(architecture: str, classes: int) -> nn.Module:
 
 
 def guess(shapes: Shapes) -> Iterator[Guess]:
-    """By the number of blocks, which the depth in the name states, and by stem and squeeze-excitation."""
+    """By the number of blocks, which the depth in the name states, and by stem, norm and squeeze-excitation."""
     deep = "conv1.0.weight" in shapes or "stem.conv1.weight" in shapes
     squeezed = any(".se." in name for name in shapes)
+    staged = any(name.startswith("stages.") for name in shapes)
+    grouped = not any(name.endswith(".running_mean") for name in shapes)
     places = {match.group() for match in map(_BLOCK.match, shapes) if match}
     classes = classes_of(shapes, "fc") or classes_of(shapes, "head.fc")
     for name in ARCHITECTURES if classes else ():
         depth = int(re.findall(r"\d+", name.removeprefix("resnetv2"))[0])
         fits = len(places) in ((depth - 2) // 2, (depth - 2) // 3) and name not in UNGUESSED
         alike = bool(_DEEP.search(name)) == deep and (name.startswith("se") or "rs" in name) == squeezed
-        if fits and alike:
+        normed = name.startswith("resnetv2") == staged and name.endswith("_gn") == grouped
+        if fits and alike and normed:
             yield name, classes, {}
 
 

@@ -16,6 +16,8 @@ from rescompress.errors import InputRefused, RecipeError
 from rescompress.placement import place
 from rescompress.quantization import calibration, statistics
 from rescompress.quantization.calibration import calibrate, candidates, gather
+from rescompress.quantization.histogram import Histogram
+from rescompress.quantization.statistics import EVERY, LARGE, Statistics
 from tests.networks import captured, context, fused, noise, quantized, stock
 from tests.quantization.test_histogram import histogram, outcome
 
@@ -44,6 +46,41 @@ def test_extremes_of_channels_are_those_of_all_images() -> None:
         rows = seen[name].transpose(0, 1).flatten(1)
         expected = torch.stack([rows.min(1).values, rows.max(1).values], 1)
         torch.testing.assert_close(extremes, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_a_quarter_of_large_maps_is_counted_whatever_the_batch(size: int) -> None:
+    images = torch.randn(8, 64, 41, 40, generator=torch.Generator().manual_seed(3))
+    images[2, 5, 7, 9], images[6, 0, 0, 0] = 50.0, -60.0
+    made = Statistics()
+    for batch in images.split(size):
+        made.update("maps", batch)
+        made.images += len(batch)
+    rows = [range(-place % EVERY, 41, EVERY) for place in range(8)]
+    assert {row for some in rows for row in some} == set(range(41))
+    counted = [image[:, some].flatten() for image, some in zip(images, rows, strict=True)]
+    ends = [end for image in images for end in image.aminmax()]
+    whole = histogram(torch.cat([*counted, torch.stack(ends)]).tolist())
+    assert outcome(made.histogram("maps")) == outcome(whole)
+    assert (whole.low, whole.high) == (-60, 50)
+    again = Histogram.of(whole.low, whole.high, made.histogram("maps").counts)
+    assert outcome(again) == outcome(whole)
+
+
+def test_maps_that_are_not_large_are_counted_whole() -> None:
+    images = torch.randn(2, 64, 32, 32)
+    assert images[0].numel() == LARGE
+    made = Statistics()
+    made.update("maps", images)
+    assert made.histogram("maps").total == images.numel()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_no_number_is_found_in_rows_that_are_not_counted(bad: float) -> None:
+    images = torch.zeros(1, 64, 40, 40)
+    images[0, 0, 1, 0] = bad
+    with pytest.raises(ValueError, match="not a number"):
+        Statistics().update("maps", images)
 
 
 def test_the_batch_hardly_changes_what_a_network_shows() -> None:
