@@ -5,9 +5,9 @@
 
 Each calibration is a process of its own on the same CPUs, imports included. Ours watches every value that any runtime's
 scheme may ask for, from the photos' JPEGs to a file of statistics; peers go from normalized images in memory (0.6 MB
-each) and an FP32 ONNX file to their INT8 model, since none of them keeps a calibration. What that file costs has a row of
-its own and is added to theirs where the whole way from the checkpoint is compared. A process that would pass the cap on its address
-space dies, and its row says so. A peer that isn't installed is left out by name. Results:
+each) and an FP32 ONNX file to their INT8 model, since none of them keeps a calibration. What that file costs has a row
+of its own, and is added to theirs where the whole way from the checkpoint is compared. A process that would pass the
+cap on its address space dies, and its row says so. A peer that isn't installed is left out by name. Results:
 ``results/calibration_cost.json``.
 """
 

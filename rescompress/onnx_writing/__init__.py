@@ -92,8 +92,7 @@ def _exported(model: nn.Module, spec: ModelSpec, opset: int) -> Any:
         )
     assert exported is not None
     proto = exported.model_proto
-    for node in proto.graph.node:
-        _use_global_pool(node, proto.graph)
+    _use_global_pools(proto.graph)
     names.tidy(proto)
     run_time.use_integers(proto.graph)
     integers.store(proto.graph, stored)
@@ -123,14 +122,16 @@ def _output_names(program: nn.Module, example: torch.Tensor) -> list[str]:
     return ["logits"] if isinstance(outputs, torch.Tensor) else [f"map{place}" for place in range(len(outputs))]
 
 
-def _use_global_pool(node: Any, graph: Any) -> None:
+def _use_global_pools(graph: Any) -> None:
     """Say GlobalAveragePool where the exporter says ReduceMean: ONNX Runtime has only the former in INT8."""
     import onnx
 
-    axes = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    if node.op_type != "ReduceMean" or len(node.input) != 2 or node.input[1] not in axes:
-        return
-    keeps = all(attribute.i == 1 for attribute in node.attribute if attribute.name == "keepdims")
-    if keeps and sorted(int(axis) % 4 for axis in axes[node.input[1]]) == [2, 3]:
-        node.op_type = "GlobalAveragePool"
-        del node.input[1], node.attribute[:]
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type != "ReduceMean" or len(node.input) != 2 or node.input[1] not in stored:
+            continue
+        axes = onnx.numpy_helper.to_array(stored[node.input[1]])
+        keeps = all(attribute.i == 1 for attribute in node.attribute if attribute.name == "keepdims")
+        if keeps and sorted(int(axis) % 4 for axis in axes) == [2, 3]:
+            node.op_type = "GlobalAveragePool"
+            del node.input[1], node.attribute[:]
