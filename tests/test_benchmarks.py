@@ -134,8 +134,18 @@ def test_a_calibration_that_died_stands_in_its_row() -> None:
     slower = {"tool": "slower", **alike, "seconds": 4.0, "cpu_s": 4.0, "peak_mb": 50}
     dead = {"tool": "dead", **alike, "died": "MemoryError", "seconds": 1.0}
     lines = "\n".join(calibration_cost.lines({"rows": [ours, slower, dead]}))
-    assert "| slower | 8 | 1 | 4.0 | 4.0 | 50 | first, not first |" in lines
+    assert "| slower | 8 | 1 | 4.0 | - | 4.0 | 50 | -, first, not first |" in lines
     assert "died after 1.0 s: MemoryError" in lines
+
+
+def test_who_starts_from_a_made_graph_is_charged_for_it() -> None:
+    alike = {"images": 8, "cpus": 1}
+    ours = {"tool": calibration_cost.OURS, **alike, "seconds": 3.0, "cpu_s": 3.0, "peak_mb": 100}
+    other = {"tool": "other", **alike, "seconds": 2.0, "cpu_s": 2.0, "peak_mb": 50}
+    export = {"tool": calibration_cost.EXPORT, **alike, "seconds": 2.5, "cpu_s": 2.5, "peak_mb": 50}
+    lines = "\n".join(calibration_cost.lines({"rows": [ours, other, export]}))
+    assert "| other | 8 | 1 | 2.0 | 4.5 | 2.0 | 50 | first, not first, not first |" in lines
+    assert f"| {calibration_cost.OURS} | 8 | 1 | 3.0 | 3.0 | 3.0 | 100 | - |" in lines
 
 
 README = (ROOT / "README.md").read_text("utf-8")
