@@ -27,8 +27,9 @@ class Batches:
 def quantize(model: Path, images: Path, out: Path, variant: str) -> str:
     """Calibrate on the images and write ``model.onnx``."""
     import numpy as np
-    from neural_compressor import PostTrainingQuantConfig, quantization
+    from neural_compressor import PostTrainingQuantConfig, quantization, set_workspace
 
+    set_workspace(str(out / "workspace"))  # else it leaves models where it is started
     array = np.load(images)
     asked = PostTrainingQuantConfig(calibration_sampling_size=[len(array)], quant_format="QDQ")
     quantized = quantization.fit(str(model), asked, calib_dataloader=Batches(array))
