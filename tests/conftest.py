@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import json
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +23,9 @@ CHECKED = (
 )
 jaxtyping.install_import_hook([f"rescompress.{name}" for name in CHECKED], "beartype.beartype")
 
+# PyTorch's many small objects live long: looking at them as often as Python does takes a tenth of the time.
+gc.set_threshold(20_000, 20, 50)
+
 # The first example imports and compiles, and a shared machine stalls: time says nothing about a property.
 # The suite tries the same examples each time: a change is judged by what it changed. ``explore`` looks for more.
 settings.register_profile(
@@ -37,14 +41,14 @@ SHARED = ("survivor", "finished", "trained", "quantized")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that read a whole run go first: the pipeline's to one process, the rest to another.
+    """Tests that read a whole run go first, all to one process, which makes it once.
 
     A file goes to one process as a whole, or each process would make what its tests share.
     """
     grouped = [item for item in items if set(SHARED) & set(getattr(item, "fixturenames", ()))]
     items.sort(key=lambda item: item not in grouped)
     for item in grouped:
-        item.add_marker(pytest.mark.xdist_group("pipeline" if item.path.parent.name == "pipeline" else "runs"))
+        item.add_marker(pytest.mark.xdist_group("runs"))
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
