@@ -72,6 +72,14 @@ def one_thread_each() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def old_objects_left_alone() -> Iterator[None]:
+    """coremltools collects all garbage twice an export, half a second each where PyTorch's objects are looked at too."""
+    gc.freeze()
+    yield
+    gc.collect()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def caches_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test reads or writes the user's own caches."""
