@@ -74,7 +74,7 @@ def one_thread_each() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def old_objects_left_alone() -> Iterator[None]:
-    """coremltools collects all garbage twice an export, half a second each where PyTorch's objects are looked at too."""
+    """coremltools collects garbage twice an export, half a second each where PyTorch's objects are looked at too."""
     gc.freeze()
     yield
     gc.collect()
