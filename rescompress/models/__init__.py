@@ -144,7 +144,7 @@ def build_empty(spec: ModelSpec) -> nn.Module:
     """
     if spec.family == "builder":
         return build(spec).eval()
-    with Undrawn():
+    with torch.random.fork_rng(devices=[]), Undrawn():
         return describe(build_plain(spec), spec).eval()
 
 

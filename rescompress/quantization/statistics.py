@@ -157,7 +157,7 @@ def _counted(
     x: Float[Tensor, "n c ..."], low: Float[Tensor, "n c"], high: Float[Tensor, "n c"], first: int
 ) -> Iterator[Float[Tensor, "..."]]:
     """All values, or of large maps each image's extremes and a quarter of its rows; batches change nothing."""
-    if x.dim() < 4 or x[0].numel() <= LARGE:
+    if x.dim() < 4 or x[0].numel() <= LARGE or x.shape[2] < EVERY:
         yield x
         return
     yield torch.stack([low.amin(1), high.amax(1)])

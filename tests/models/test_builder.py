@@ -41,6 +41,19 @@ def nothing(classes: int) -> int:
     return classes
 
 
+class Masked(nn.Linear):
+    """Draws what no state dict holds."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(3, classes)
+        self.register_buffer("mask", nn.init.constant_(torch.empty(classes), 2.0), persistent=False)
+
+
+def masked(classes: int) -> nn.Module:
+    """A layer with a buffer that is made, not loaded."""
+    return Masked(classes)
+
+
 NUMBER = 5
 
 
@@ -90,3 +103,8 @@ def test_what_is_no_function_is_refused(function: str, said: str) -> None:
 def test_what_builds_no_module_is_refused() -> None:
     with pytest.raises(InputRefused, match="gives back a int"):
         models.build(models.built_by(f"{HERE}:nothing", 3))
+
+
+def test_what_a_file_does_not_hold_is_as_the_function_made_it() -> None:
+    model = models.build_empty(models.built_by(f"{HERE}:masked", 4))
+    assert torch.equal(model.mask, torch.full((4,), 2.0))

@@ -8,6 +8,7 @@ from torch import nn
 
 from rescompress import models
 from rescompress.errors import InputRefused, RecipeError
+from rescompress.models._undrawn import Undrawn
 from rescompress.spec import ModelSpec, Preprocessing
 from tests.networks import captured, noise, stock
 
@@ -68,3 +69,21 @@ def test_predicting_changes_nothing_and_gathers_batches() -> None:
     assert torch.equal(model.bn1.running_mean, statistics)
     assert not logits.requires_grad
     assert torch.allclose(logits, models.predict(model, [images]), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["cifar", "timm"])
+def test_a_network_that_waits_for_its_weights_draws_none(family: str) -> None:
+    spec = models.spec(family, "resnet20" if family == "cifar" else "resnet18", 10)
+    before = torch.get_rng_state()
+    with Undrawn():
+        models.build_plain(spec)
+    assert torch.equal(torch.get_rng_state(), before)
+    empty = models.build_empty(spec)
+    assert models.spec_of(empty) == spec
+    assert not empty.training
+    whole = models.build(spec).state_dict()
+    assert {name: tensor.shape for name, tensor in empty.state_dict().items()} == {
+        name: tensor.shape for name, tensor in whole.items()
+    }
+    empty.load_state_dict(whole)
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in empty.state_dict().items())

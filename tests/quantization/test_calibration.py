@@ -67,9 +67,9 @@ def test_a_quarter_of_large_maps_is_counted_whatever_the_batch(size: int) -> Non
     assert outcome(again) == outcome(whole)
 
 
-def test_maps_that_are_not_large_are_counted_whole() -> None:
-    images = torch.randn(2, 64, 32, 32)
-    assert images[0].numel() == LARGE
+@pytest.mark.parametrize("shape", [(2, 64, 32, 32), (2, LARGE, 3, 1), (2, LARGE + 1)])
+def test_maps_that_are_not_large_and_have_few_rows_are_counted_whole(shape: tuple[int, ...]) -> None:
+    images = torch.randn(shape)
     made = Statistics()
     made.update("maps", images)
     assert made.histogram("maps").total == images.numel()
