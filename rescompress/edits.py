@@ -31,8 +31,7 @@ def edits(model: nn.Module) -> tuple[Edit, ...]:
     """
     if isinstance(model, fx.GraphModule):
         return tuple(model.meta.get("edits", ()))
-    with torch.device("meta"):
-        stock = models.build_plain(models.spec_of(model))
+    stock = models.outline(models.spec_of(model))
     now = dict(model.named_modules())
     found: list[Edit] = []
     replaced: tuple[str, ...] = ()

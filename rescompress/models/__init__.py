@@ -148,6 +148,12 @@ def build_empty(spec: ModelSpec) -> nn.Module:
         return describe(build_plain(spec), spec).eval()
 
 
+def outline(spec: ModelSpec) -> nn.Module:
+    """The stock network without memory for its weights: names, kinds and shapes of its layers."""
+    with torch.device("meta"), Undrawn():
+        return build_plain(spec)
+
+
 def build_plain(spec: ModelSpec) -> nn.Module:
     """The stock network on the current device, random as it comes and without its spec."""
     return family(spec.family).build(spec.architecture, spec.classes, **spec.arguments)
@@ -250,8 +256,7 @@ def _configured(place: str, config: Mapping[str, Any], images: Mapping[str, Any]
 
 
 def _shapes(spec: ModelSpec) -> Shapes:
-    with torch.device("meta"), Undrawn():
-        return _countless(build_plain(spec).state_dict())
+    return _countless(outline(spec).state_dict())
 
 
 def _families() -> list[Family]:
