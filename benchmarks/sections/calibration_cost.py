@@ -41,11 +41,10 @@ def _cells(row: Row, ours: Row | None, export: Row | None) -> tuple[object, ...]
     if "died" in row:
         return (*head, f"died after {row['seconds']} s: {row['died']}", "-", "-", "-", "first" if ours else "-")
     whole = _whole(row, export)
-    words = [] if ours is None else [_word(ours[column], row[column]) for column in ("cpu_s", "peak_mb")]
-    if ours is not None:
-        words.insert(0, "-" if whole is None else _word(ours["seconds"], whole))
+    theirs = {**row, "seconds": whole}
+    words = [_word(ours[column], theirs[column]) for column in ("seconds", "cpu_s", "peak_mb")] if ours else ["-"]
     shown = "-" if whole is None else f"{whole:.1f}"
-    return (*head, row["seconds"], shown, row["cpu_s"], f"{row['peak_mb']:,}", ", ".join(words) or "-")
+    return (*head, row["seconds"], shown, row["cpu_s"], f"{row['peak_mb']:,}", ", ".join(words))
 
 
 def _whole(row: Row, export: Row | None) -> float | None:
@@ -67,6 +66,8 @@ def _beside(rows: list[Row], ours: Row) -> list[Row]:
     return [row for row in rows if _alike(rows, row, OURS) is ours]
 
 
-def _word(ours: float, other: float) -> str:
+def _word(ours: float, other: float | None) -> str:
+    if other is None:
+        return "-"
     share = ours / other - 1
     return "tied" if abs(share) < TIED else "first" if share < 0 else "not first"

@@ -134,7 +134,7 @@ def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
     """The stock network with random weights drawn from the seed; PyTorch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return describe(build_plain(spec), spec)
+        return describe(_plain(spec), spec)
 
 
 def build_empty(spec: ModelSpec) -> nn.Module:
@@ -145,18 +145,13 @@ def build_empty(spec: ModelSpec) -> nn.Module:
     if spec.family == "builder":
         return build(spec).eval()
     with torch.random.fork_rng(devices=[]), Undrawn():
-        return describe(build_plain(spec), spec).eval()
+        return describe(_plain(spec), spec).eval()
 
 
 def outline(spec: ModelSpec) -> nn.Module:
     """The stock network without memory for its weights: names, kinds and shapes of its layers."""
     with torch.device("meta"), Undrawn():
-        return build_plain(spec)
-
-
-def build_plain(spec: ModelSpec) -> nn.Module:
-    """The stock network on the current device, random as it comes and without its spec."""
-    return family(spec.family).build(spec.architecture, spec.classes, **spec.arguments)
+        return _plain(spec)
 
 
 def describe(model: nn.Module, spec: ModelSpec) -> nn.Module:
@@ -234,6 +229,11 @@ def in_rows(output: Tensor | Sequence[Tensor]) -> Float[Tensor, "n k"]:
     """One row an image of whatever a model gives back."""
     parts = [output] if isinstance(output, Tensor) else output
     return torch.cat([part.flatten(1) for part in parts], 1)
+
+
+def _plain(spec: ModelSpec) -> nn.Module:
+    """The stock network on the current device, random as it comes and without its spec."""
+    return family(spec.family).build(spec.architecture, spec.classes, **spec.arguments)
 
 
 def _configured(place: str, config: Mapping[str, Any], images: Mapping[str, Any]) -> ModelSpec | None:

@@ -42,8 +42,7 @@ def widths(model: nn.Module, within: str) -> dict[str, tuple[int, ...]]:
 
 
 def on_meta(family: str, architecture: str, **arguments: Any) -> nn.Module:
-    with torch.device("meta"):
-        return models.build_plain(models.spec(family, architecture, 5, **arguments))
+    return models.outline(models.spec(family, architecture, 5, **arguments))
 
 
 def torchvisions_own(kind: str, architecture: str, **arguments: Any) -> nn.Module:

@@ -156,8 +156,7 @@ def test_both_ways_of_naming_give_the_same_tensors() -> None:
 
 
 def test_the_strides_are_keras_own() -> None:
-    with torch.device("meta"):
-        model = models.build_plain(models.spec("keras", "ResNet50", CLASSES))
+    model = models.outline(models.spec("keras", "ResNet50", CLASSES))
     for stage in (2, 3, 4):
         first = model.get_submodule(f"layer{stage}.0")
         assert (first.conv1.stride, first.conv2.stride, first.downsample[0].stride) == ((2, 2), (1, 1), (2, 2))

@@ -76,7 +76,7 @@ def test_a_network_that_waits_for_its_weights_draws_none(family: str) -> None:
     spec = models.spec(family, "resnet20" if family == "cifar" else "resnet18", 10)
     before = torch.get_rng_state()
     with Undrawn():
-        models.build_plain(spec)
+        models.family(family).build(spec.architecture, 10)
     assert torch.equal(torch.get_rng_state(), before)
     empty = models.build_empty(spec)
     assert models.spec_of(empty) == spec
