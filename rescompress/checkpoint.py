@@ -10,11 +10,12 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from rescompress import artifact, fakequant, graph, models, statedict
 from rescompress.edits import Edit, apply, edits
 from rescompress.errors import InputRefused, RecipeError
+from rescompress.sites import Site
 from rescompress.spec import AS_IN_FILE, ModelSpec
 
 FORMAT = "rescompress.checkpoint/1"
@@ -31,11 +32,17 @@ class Description:
     format: str
     spec: ModelSpec
     edits: tuple[Edit, ...]
-    sites: tuple[fakequant.Site, ...]
+    sites: tuple[Site, ...]
 
 
-def save(model: nn.Module, path: Path | str) -> None:
+def save(model: nn.Module, path: Path | str, *, integers: bool = False) -> None:
     """Write a model atomically as one ``.safetensors`` file; equal models give equal bytes.
+
+    Args:
+        model: float or quantized.
+        path: where to.
+        integers: write quantized weights as the integers that they are rounded to: a quarter of the bytes, and the same
+            answers; but training can't go on from the floats that they were.
 
     Raises:
         InputRefused: the place can't be written, or the model doesn't carry its spec.
@@ -43,6 +50,7 @@ def save(model: nn.Module, path: Path | str) -> None:
     """
     described = Description(FORMAT, models.spec_of(model), edits(model), fakequant.sites_of(model))
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state |= _integers_of(model) if integers else {}
     metadata = {KEY: json.dumps(asdict(described), sort_keys=True)}
     with artifact.writing(Path(path)) as temporary:
         temporary.write_bytes(serialize(state, metadata))
@@ -150,6 +158,36 @@ def rebuild(described: Description) -> nn.Module:
     return models.describe(traced, spec)
 
 
+def _integers_of(model: nn.Module) -> dict[str, Tensor]:
+    """What the quantized weights are rounded to, by the names that a state dict has for their floats."""
+    state, found = model.state_dict(), _rounded(model).items()
+    return {name: fakequant.in_integers(quantizer, state[name]).integers for name, quantizer in found}
+
+
+def _floats_of(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict that fits, with quantized weights as floats where integers stand for them; by its own scales."""
+    floats = dict(state)
+    for name, quantizer in _rounded(model).items():
+        if not state[name].is_floating_point():
+            path, column = fakequant.path_of(quantizer.site.quantizer), (-1, *[1] * (state[name].dim() - 1))
+            steps = state[name].float() - state[f"{path}.zero_point"].view(column)
+            floats[name] = steps * state[f"{path}.scale"].view(column)
+    return floats
+
+
+def _rounded(model: nn.Module) -> dict[str, fakequant.FakeQuantize]:
+    """The quantizers of weights that nothing else reads, by the weights' names."""
+    if not isinstance(model, fx.GraphModule):
+        return {}
+    readers = dict[str, list[fakequant.FakeQuantize | None]]()
+    for node in model.graph.nodes:
+        if node.op == "get_attr":
+            behind = [fakequant.quantizer_behind(model, user) for user in node.users]
+            readers.setdefault(str(node.target), []).extend(behind)
+    alone = {name: readers[name][0] for name in model.state_dict() if len(readers.get(name, ())) == 1}
+    return {name: quantizer for name, quantizer in alone.items() if quantizer is not None}
+
+
 def _find(place: str) -> tuple[Path, ModelSpec | None]:
     """The file that is meant, and what its surroundings say of the network in it."""
     path, shipped = Path(place), SHIPPED / f"{place}.safetensors"
@@ -228,7 +266,6 @@ def _fill(path: Path, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Modul
             f"but the network has {wanted.get(wrong[0], 'no such tensor')}.",
             "Correct the family, the architecture or the number of classes.",
         )
-    model.load_state_dict(
-        {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    )
+    floats = _floats_of(model, state)
+    model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in floats.items()})
     return model

@@ -17,28 +17,8 @@ from torch import Tensor, fx, nn
 from rescompress import graph
 from rescompress.errors import InputRefused
 from rescompress.schemes import QuantScheme
-from rescompress.sites import LIMITS, WEIGHT_GRIDS, WEIGHT_LIMITS, Dtype, Site
+from rescompress.sites import LIMITS, Dtype, Site
 
-__all__ = [
-    "LIMITS",
-    "LOWERED",
-    "PREFIX",
-    "WEIGHT_GRIDS",
-    "WEIGHT_LIMITS",
-    "Dequantize",
-    "Dtype",
-    "FakeQuantize",
-    "QuantizeDequantize",
-    "Site",
-    "check_scheme",
-    "insert",
-    "lower",
-    "passing",
-    "quantizer_behind",
-    "quantizer_of",
-    "rounded_at_run_time",
-    "sites_of",
-]
 _ops = torch.ops.quantized_decomposed
 PREFIX, LOWERED = "fakequant.", "_lowered"
 """What the module path of a quantizer starts with, and what that of its lowered form ends with."""
@@ -152,7 +132,7 @@ def insert(traced: fx.GraphModule, sites: Sequence[Site]) -> None:
     """Put a fake-quant behind every site of a captured graph, in place. Scales start at 1."""
     values = graph.values(traced)
     for site in sites:
-        path = _path(site.quantizer)
+        path = path_of(site.quantizer)
         if not any(name == path for name, _ in traced.named_modules()):
             traced.add_submodule(path, FakeQuantize(site))
         node = values[site.value]
@@ -170,7 +150,7 @@ def sites_of(model: nn.Module) -> tuple[Site, ...]:
 
 def quantizer_of(traced: fx.GraphModule, site: Site) -> FakeQuantize:
     """The fake-quant module of a site."""
-    return cast(FakeQuantize, traced.get_submodule(_path(site.quantizer)))
+    return cast(FakeQuantize, traced.get_submodule(path_of(site.quantizer)))
 
 
 def quantizer_behind(traced: fx.GraphModule, node: object) -> FakeQuantize | None:
@@ -241,9 +221,7 @@ def lower(model: fx.GraphModule) -> fx.GraphModule:
         if quantizer is None:
             continue
         if quantizer.site.is_weight:
-            weight = quantizer(graph.tensor_of(traced, node.args[0])).detach()  # a half rounds as it does there
-            scale, zero = quantizer.scale.expand(len(weight)).clone(), int(quantizer.zero_point[0])
-            _replace(traced, node, Dequantize(weight, scale, quantizer.site.dtype, quantizer.site.limits, zero))
+            _replace(traced, node, in_integers(quantizer, graph.tensor_of(traced, node.args[0])))
         else:
             _replace(traced, node, QuantizeDequantize(quantizer), *node.args)
     traced.graph.eliminate_dead_code()
@@ -251,6 +229,13 @@ def lower(model: fx.GraphModule) -> fx.GraphModule:
     _drop_unread(traced)
     traced.recompile()
     return traced
+
+
+def in_integers(quantizer: FakeQuantize, weight: Float[Tensor, "c ..."]) -> Dequantize:
+    """A weight as the integers that its quantizer rounds it to."""
+    rounded = quantizer(weight).detach()  # a half rounds as it does there
+    scale, zero = quantizer.scale.expand(len(weight)).clone(), int(quantizer.zero_point[0])
+    return Dequantize(rounded, scale, quantizer.site.dtype, quantizer.site.limits, zero)
 
 
 def _drop_unread(traced: fx.GraphModule) -> None:
@@ -263,14 +248,9 @@ def _drop_unread(traced: fx.GraphModule) -> None:
 
 
 def _lower_bias(traced: fx.GraphModule, node: fx.Node) -> None:
-    module = _integer_bias(traced, node)
-    if module is None:
-        return
-    path = _path(graph.name_of(cast(fx.Node, node.args[2]))) + LOWERED
-    traced.add_submodule(path, module)
-    with traced.graph.inserting_before(node):
-        dequantized = traced.graph.call_module(path, ())
-    node.update_arg(2, dequantized)
+    if (module := _integer_bias(traced, node)) is not None:
+        path = path_of(graph.name_of(cast(fx.Node, node.args[2]))) + LOWERED
+        node.update_arg(2, _called(traced, node, path, module))
 
 
 def _integer_bias(traced: fx.GraphModule, node: fx.Node) -> Dequantize | None:
@@ -285,15 +265,18 @@ def _integer_bias(traced: fx.GraphModule, node: fx.Node) -> Dequantize | None:
 
 
 def _replace(traced: fx.GraphModule, node: fx.Node, module: nn.Module, *args: fx.node.Argument) -> None:
-    path = f"{node.target}{LOWERED}"
-    if not any(name == path for name, _ in traced.named_modules()):
-        traced.add_submodule(path, module)
-    with traced.graph.inserting_before(node):
-        lowered = traced.graph.call_module(path, args)
-    node.replace_all_uses_with(lowered)
+    node.replace_all_uses_with(_called(traced, node, f"{node.target}{LOWERED}", module, *args))
     traced.graph.erase_node(node)
 
 
-def _path(quantizer: str) -> str:
+def _called(traced: fx.GraphModule, before: fx.Node, path: str, module: nn.Module, *args: fx.node.Argument) -> fx.Node:
+    """A call of a module, put before a step; a module that stands at the path already is called again."""
+    if not any(name == path for name, _ in traced.named_modules()):
+        traced.add_submodule(path, module)
+    with traced.graph.inserting_before(before):
+        return traced.graph.call_module(path, args)
+
+
+def path_of(quantizer: str) -> str:
     """Where a quantizer lives in the module tree; a module's name can't hold dots, so slashes stand for them."""
     return f"{PREFIX}{quantizer.replace('.', '/')}"

@@ -7,8 +7,8 @@ from torch import fx
 
 from rescompress import catalog, graph
 from rescompress.errors import RecipeError
-from rescompress.fakequant import Dtype, Site
 from rescompress.schemes import QuantScheme
+from rescompress.sites import Dtype, Site
 
 Kind = Literal["int8", "dynamic", "w8", "w4"]
 """Weights and activations in INT8; activations by their range at run time; weights alone in 8 or in 4 bits."""

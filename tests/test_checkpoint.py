@@ -18,11 +18,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rescompress import checkpoint, graph, models
+from rescompress import checkpoint, fakequant, graph, models
 from rescompress.context import Context
+from rescompress.edits import edits
 from rescompress.errors import InputRefused, RescompressError
 from rescompress.pruning import cut_channels, prune
-from tests.networks import fused, noise, quantized, stock
+from rescompress.spec import Precision
+from tests.networks import KINDS, fused, noise, placed, quantized, stock
 from tests.pruning.test_prune import SMALL, groups_of, some_cuts
 
 FORMS: dict[str, Callable[..., nn.Module]] = {
@@ -69,6 +71,25 @@ def test_a_saved_network_comes_back_to_the_bit(model: nn.Module, tmp_path: Path)
     assert graph.is_captured(loaded) or not any(module.training for module in loaded.modules())
     checkpoint.save(loaded, second)
     assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_written_as_integers_come_back_where_they_were_rounded_to(kind: Precision, tmp_path: Path) -> None:
+    model, path = placed(kind), tmp_path / "integers.safetensors"
+    model.meta["edits"] = edits(fused("cifar", "resnet8"))
+    checkpoint.save(model, path, integers=True)
+    loaded = checkpoint.load(path)
+    assert torch.equal(models.predict(loaded, [noise(model)]), models.predict(model, [noise(model)]))
+    tensors = tensors_of(path)
+    weights = [site for site in fakequant.sites_of(model) if site.is_weight and site.value in tensors]
+    stored = {str(tensors[site.value].dtype).removeprefix("torch.") for site in weights}
+    assert stored == {site.dtype.replace("int4", "int8") for site in weights}
+
+
+def test_a_float_network_has_no_integers_to_write(tmp_path: Path) -> None:
+    for integers in (True, False):
+        checkpoint.save(fused("cifar", "resnet8"), tmp_path / f"{integers}.safetensors", integers=integers)
+    assert (tmp_path / "True.safetensors").read_bytes() == (tmp_path / "False.safetensors").read_bytes()
 
 
 @settings(max_examples=8)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from rescompress import fakequant, graph, metrics, models
-from rescompress.fakequant import Dtype, FakeQuantize, Site
+from rescompress.fakequant import FakeQuantize
+from rescompress.sites import Dtype, Site
 from tests.networks import noise, quantized
 
 dtypes = st.sampled_from(["uint8", "int8"])

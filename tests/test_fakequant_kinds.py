@@ -13,8 +13,9 @@ from torch import Tensor
 from rescompress import checkpoint, fakequant, metrics, models
 from rescompress.cost import layer_costs
 from rescompress.edits import edits
-from rescompress.fakequant import Dtype, FakeQuantize, Site, rounded_at_run_time
+from rescompress.fakequant import FakeQuantize, rounded_at_run_time
 from rescompress.schemes import SCHEMES
+from rescompress.sites import Dtype, Site
 from rescompress.spec import Precision
 from tests.networks import KINDS, captured, fused, noise, placed
 

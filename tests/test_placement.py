@@ -8,10 +8,10 @@ from torch import Tensor, fx, nn
 
 from rescompress import fakequant, graph
 from rescompress.errors import RecipeError
-from rescompress.fakequant import Site
 from rescompress.placement import hindered, place
 from rescompress.schemes import SCHEMES as FACTS
 from rescompress.schemes import QuantScheme
+from rescompress.sites import Site
 from tests.networks import captured, quantized
 
 pytestmark = pytest.mark.xdist_group("placement")

@@ -61,11 +61,13 @@ def export(
 ) -> str:
     """Write ``model.safetensors``, our own checkpoint, which rebuilds the network and unpickles nothing.
 
+    Quantized weights are stored as their integers.
+
     Args:
         model: float or quantized.
         spec: the model's.
         folder: an empty folder.
-        floats: what weights and activations are cast to when it is loaded; the file keeps FP32.
+        floats: what weights and activations are cast to when it is loaded; the file keeps FP32 of what isn't quantized.
         preprocess: scale and normalize in the network: it takes pixels.
         softmax: give probabilities instead of logits.
         device: where it runs.
@@ -86,7 +88,7 @@ def export(
         raise RecipeError("CUDA graphs need a GPU.", "Add device: cuda, or leave cuda_graphs out.")
     _require(device)
     EndToEnd(model, spec, floats, preprocess, softmax)  # refuses what couldn't be loaded
-    checkpoint.save(model, folder / ENTRY)
+    checkpoint.save(model, folder / ENTRY, integers=True)
     return ENTRY
 
 

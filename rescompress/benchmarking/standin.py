@@ -8,6 +8,7 @@ from torch import fx, nn
 from rescompress import fakequant, graph
 from rescompress.placement import place
 from rescompress.schemes import QuantScheme
+from rescompress.sites import LIMITS, WEIGHT_LIMITS, Site
 
 _STEP, _MIDDLE = 1 / 32, 128
 
@@ -33,18 +34,18 @@ def quantized_standin(model: nn.Module, input_shape: tuple[int, int, int], schem
         if site.is_weight:
             weight = graph.tensor_of(traced, values[site.value]).detach()
             largest = weight.abs().flatten(1).amax(1) if site.channels else weight.abs().amax().view(1)
-            quantizer.scale.copy_(largest.clamp(min=1e-6) / fakequant.WEIGHT_LIMITS[1])
+            quantizer.scale.copy_(largest.clamp(min=1e-6) / WEIGHT_LIMITS[1])
         else:
             # runtimes run a ReLU for free where its zero is the smallest integer
             signed = graph.op_of(values[site.quantizer]) != "relu" and not scheme.symmetric_activations
-            quantizer.zero_point.fill_(_MIDDLE + fakequant.LIMITS[site.dtype][0] if signed else _zero(site, scheme))
+            quantizer.zero_point.fill_(_MIDDLE + LIMITS[site.dtype][0] if signed else _zero(site, scheme))
             quantizer.scale.fill_(_STEP)
     return traced
 
 
-def _zero(site: fakequant.Site, scheme: QuantScheme) -> int:
+def _zero(site: Site, scheme: QuantScheme) -> int:
     """The integer of zero behind a ReLU."""
-    return 0 if scheme.symmetric_activations else fakequant.LIMITS[site.dtype][0]
+    return 0 if scheme.symmetric_activations else LIMITS[site.dtype][0]
 
 
 def _drop_norms(traced: fx.GraphModule) -> None:

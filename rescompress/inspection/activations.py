@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, fx
 
 from rescompress import fakequant, graph, metrics, models, progress
-from rescompress.fakequant import LIMITS, WEIGHT_LIMITS
 from rescompress.inspection.network import LAYERS, Network, step_of
 from rescompress.inspection.weights import APART
+from rescompress.sites import LIMITS, WEIGHT_LIMITS
 from rescompress.views import BlockView, Finding
 
 COMMON = 0.999

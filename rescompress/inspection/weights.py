@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rescompress.fakequant import WEIGHT_LIMITS
 from rescompress.inspection.network import Network, Op
+from rescompress.sites import WEIGHT_LIMITS
 from rescompress.views import Finding
 
 DEAD = 1e-3

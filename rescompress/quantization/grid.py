@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rescompress.fakequant import Site
+from rescompress.sites import Site
 
 Range = tuple[float, float]
 """The smallest and the largest real number that integers stand for; 0 lies in between."""

@@ -16,9 +16,10 @@ from torch import Tensor, fx
 
 from rescompress import graph, progress
 from rescompress.cpu import Kernels
-from rescompress.fakequant import WEIGHT_LIMITS, FakeQuantize
+from rescompress.fakequant import FakeQuantize
 from rescompress.metrics import sqnr_db
 from rescompress.quantization.saturation import Packing, operands, overflows, pairs_of, reaches
+from rescompress.sites import WEIGHT_LIMITS
 from rescompress.spec import Preprocessing
 
 HEADROOM = 0.25

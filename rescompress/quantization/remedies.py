@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, fx
 
 from rescompress import graph
-from rescompress.fakequant import WEIGHT_LIMITS
 from rescompress.quantization.channels import Channels
 from rescompress.quantization.streams import LAYERS, own_parameter
+from rescompress.sites import WEIGHT_LIMITS
 
 ENOUGH_DB = 20.0
 """A layer whose estimate falls below this in INT8 is ill; the layers of one healthy ResNet-20 lie at 35 to 46 dB."""

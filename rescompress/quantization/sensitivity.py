@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, fx
 
 from rescompress import fakequant, graph, metrics, models, progress
-from rescompress.fakequant import Site
 from rescompress.graph import op_of
+from rescompress.sites import Site
 from rescompress.spec import Proportion
 
 STEPS = ("conv", "linear", "add", "mul", "sigmoid", "avg_pool")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from rescompress import models
+from rescompress import checkpoint, fakequant, models
 from rescompress.artifact import Artifact, Manifest
 from rescompress.backends import eager
 from rescompress.errors import BackendMissing, RecipeError
@@ -70,6 +70,15 @@ def test_integers_are_said_to_be_floats(tmp_path: Path) -> None:
     assert {layer.precision for layer in report.layers} == {"fp32"}
     assert report.op_counts["fake-quant"] > 0
     assert "computes in float" in report.notes[0]
+
+
+def test_integers_take_a_byte_each(tmp_path: Path) -> None:
+    model, path = quantized("cifar", "resnet8"), tmp_path / "floats.safetensors"
+    checkpoint.save(model, path)
+    weights = {site.value for site in fakequant.sites_of(model) if site.is_weight}
+    less = 3 * sum(tensor.numel() for name, tensor in model.state_dict().items() if name in weights)
+    saved = path.stat().st_size - export(model, tmp_path).entry.stat().st_size
+    assert saved == pytest.approx(less, rel=0.01)
 
 
 def test_settings_of_the_process_come_back(tmp_path: Path) -> None:

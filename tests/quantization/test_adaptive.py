@@ -5,13 +5,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from rescompress import fakequant, graph
-from rescompress.fakequant import Site
 from rescompress.placement import place
 from rescompress.quantization import OBSERVERS
 from rescompress.quantization.adaptive import choose
 from rescompress.quantization.grid import Range
 from rescompress.quantization.histogram import Histogram
 from rescompress.quantization.ranges import set_activation, set_ranges, set_weights
+from rescompress.sites import Site
 from tests.networks import custom
 from tests.test_placement import SCHEMES
 

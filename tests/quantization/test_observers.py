@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rescompress import catalog
-from rescompress.fakequant import FakeQuantize, Site
+from rescompress.fakequant import FakeQuantize
 from rescompress.quantization import OBSERVERS
 from rescompress.quantization.grid import UINT8, Grid, Range
 from rescompress.quantization.histogram import Histogram
 from rescompress.quantization.observers.mse import expected_error
 from rescompress.quantization.ranges import set_activation
+from rescompress.sites import Site
 from tests.quantization.test_histogram import histogram
 
 NAMES = catalog.names(OBSERVERS.package)

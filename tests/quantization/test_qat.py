@@ -11,9 +11,10 @@ from torch import Tensor, fx
 from rescompress import checkpoint, graph, models
 from rescompress.context import Context
 from rescompress.errors import GateFailed
-from rescompress.fakequant import FakeQuantize, Site, passing, sites_of
+from rescompress.fakequant import FakeQuantize, passing, sites_of
 from rescompress.quantization import qat
 from rescompress.quantization.qat import LearnedFakeQuantize, QatSchedule, train_quantized
+from rescompress.sites import Site
 from rescompress.spec import CIFAR
 from tests.networks import captured, context, noise, quantized
 

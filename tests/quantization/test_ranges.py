@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rescompress import fakequant, graph
-from rescompress.fakequant import FakeQuantize, Site
+from rescompress.fakequant import FakeQuantize
 from rescompress.placement import place
 from rescompress.quantization import OBSERVERS
 from rescompress.quantization.grid import Grid
 from rescompress.quantization.histogram import Histogram
 from rescompress.quantization.ranges import mse_scale, set_activation, set_ranges, set_weight
 from rescompress.schemes import QuantScheme
+from rescompress.sites import Site
 from tests.networks import custom
 from tests.test_placement import SCHEMES
 
