@@ -1,14 +1,15 @@
-"""What AdaRound gains over rounding to nearest, with 4-bit weights and with INT8, on real networks.
+"""What learned and solved rounding gain over rounding to nearest, with 4-bit weights, on real networks.
 
-    python benchmarks/rounding.py ../shared/data [--networks resnet20_jpegft,resnet56] [--bits w4,w4a8,w8a8]
-                                  [--images 10000] [--options '{"steps": 500}']
+    python benchmarks/rounding.py ../shared/data [--networks resnet20,resnet56,resnet18] [--bits w4,w4a8,w8a8]
+                                  [--images 10000] [--ways "nearest minmax,gptq"]
 
 All weights are quantized, also those of the first and the last layer, one scale per output channel. Nearest is measured
 twice: with the scale that reaches the largest magnitude (``minmax``), and with that of least squared error (``mse``),
-which AdaRound starts from. Activations (``a8``) are INT8 under ONNX Runtime's scheme, ranges by percentile. Everything
-runs in eager PyTorch; CIFAR-10's networks learn on JPEG train images and are judged on JPEG test images. Accuracies are
-compared with those of the float network, paired on the same images. Each row is added to ``results/rounding.json`` with
-the machine beside it.
+which GPTQ and AdaRound start from. Activations (``a8``) are INT8 under ONNX Runtime's scheme. Each is what
+``rescompress quantize`` makes with these knobs, so where activations are rounded, or weights by GPTQ, means and
+deviations are corrected; seconds are its own, on one thread, without calibration. Everything runs in eager PyTorch;
+CIFAR-10's networks look at JPEG train images and are judged on JPEG test images. Accuracies are compared with those of
+the float network, paired on the same images. Each row is added to ``results/rounding.json`` with the machine beside it.
 """
 
 import argparse
@@ -22,35 +23,23 @@ import numpy as np
 import published
 import torch
 from peers import networks, paired
-from torch import fx
 
 import rescompress
-from rescompress import backends, data, fakequant, graph, models
+from rescompress import data, models
 from rescompress.context import Context
-from rescompress.data import Split
-from rescompress.placement import place
-from rescompress.quantization.calibration import gather
-from rescompress.quantization.observers import percentile
-from rescompress.quantization.ranges import set_ranges, set_weights
-from rescompress.quantization.rounding import AdaRound, adaround
+from rescompress.data import Data, Split
 
-SCHEME = backends.get("onnxruntime").SCHEME
 BITS: dict[str, dict[str, Any]] = {
     "w4": {"precision": "w4"},
     "w4a8": {"precision": "int8", "weight_bits": 4},
     "w8a8": {"precision": "int8"},
 }
-
-
-def quantized(model: torch.nn.Module, bits: str, shown: list[torch.Tensor]) -> fx.GraphModule:
-    """The network with fake-quants, ranges set, weights as they were."""
-    traced = graph.capture(graph.clone(model).eval(), models.spec_of(model).input_shape)
-    sites = place(traced, SCHEME, **BITS[bits])
-    statistics = gather(traced, shown, {site.quantizer for site in sites if not site.is_weight})
-    fakequant.insert(traced, sites)
-    histograms = {site.quantizer: statistics.histogram(site.quantizer) for site in sites if not site.is_weight}
-    set_ranges(traced, histograms, percentile.ranges_of)
-    return traced
+WAYS: dict[str, dict[str, Any]] = {
+    "nearest minmax": {"rounding": "nearest", "weights": "minmax"},
+    "nearest mse": {"rounding": "nearest", "weights": "mse"},
+    "gptq": {"rounding": "gptq", "weights": "mse"},
+    "adaround": {"rounding": "adaround", "weights": "mse"},
+}
 
 
 def chosen(count: int, wanted: int) -> list[int]:
@@ -60,46 +49,39 @@ def chosen(count: int, wanted: int) -> list[int]:
 
 
 @torch.no_grad()
-def logits(traced: fx.GraphModule, split: Split, preprocessing: Any, count: int) -> np.ndarray[Any, Any]:
-    """What the network answers to so many images of a split."""
-    rows = chosen(len(split), count)
+def logits(model: torch.nn.Module, split: Split, count: int) -> np.ndarray[Any, Any]:
+    """What a network answers to so many images of a split."""
+    rows, preprocessing = chosen(len(split), count), models.spec_of(model).preprocessing
     answers = [
-        traced(data.normalize(split.read(rows[start : start + 50]), preprocessing)) for start in range(0, len(rows), 50)
+        model(data.normalize(split.read(rows[start : start + 50]), preprocessing)) for start in range(0, len(rows), 50)
     ]
     return torch.cat(answers).numpy()
 
 
 def measured(name: str, bits: str, asked: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """A row: nearest with both scales, AdaRound, each against the float network."""
+    """A row: each way against the float network, and against the first way."""
     network = networks.NETWORKS[name]
     model = rescompress.fuse(rescompress.load(networks.weights(network, asked.folder, work)), Context())
-    preprocessing = models.spec_of(model).preprocessing
     kind = "photos" if network.images == "photos" else "jpeg"
     calibration, test = networks.splits(kind, asked.folder, model)
-    count = networks.CALIBRATING[kind]
-    shown = [images for images, _ in data.batches(calibration, preprocessing, 32, count)]
-    traced = quantized(model, bits, shown)
-    labels = test.labels.numpy()[chosen(len(test), asked.images)]
-    with fakequant.passing(traced):
-        reference = logits(traced, test, preprocessing, asked.images)
-    found = {"nearest minmax": logits(traced, test, preprocessing, asked.images)}
-    set_weights(traced, "mse")
-    found["nearest mse"] = logits(traced, test, preprocessing, asked.images)
-    begin, busy = time.monotonic(), time.process_time()
-    options = AdaRound(**json.loads(asked.options))
-    notes = adaround(traced, shown, options)
-    seconds = {"wall_s": round(time.monotonic() - begin, 1), "cpu_s": round(time.process_time() - busy, 1)}
-    found["adaround"] = logits(traced, test, preprocessing, asked.images)
-    judged = {way: paired.judge(reference, answers, labels).row() for way, answers in found.items()}
-    gained = {
-        f"gain over {way}": paired.judge(found["adaround"], found[way], labels).row()
-        for way in ("nearest minmax", "nearest mse")
-    }
-    gained = {way: {"points": row["drop"], "low": row["low"], "high": row["high"]} for way, row in gained.items()}
-    row = {
-        "network": name, "bits": bits, "images": len(labels), "calibration_images": count, **judged, **gained,
-        "options": vars(options), "notes": notes, **seconds,
-    }  # fmt: skip
+    classes = tuple(map(str, range(models.spec_of(model).classes)))
+    ctx, count = Context(Data(name, classes, test, calibration, test, name)), networks.CALIBRATING[kind]
+    knobs: dict[str, Any] = {"calibration_images": count, **BITS[bits]}
+    if knobs["precision"] == "int8":
+        rescompress.calibrate(model, ctx, work / "seen.safetensors", calibration_images=count)
+        knobs["calibration"] = work / "seen.safetensors"
+    labels, reference = test.labels.numpy()[chosen(len(test), asked.images)], logits(model, test, asked.images)
+    row: dict[str, Any] = {"network": name, "bits": bits, "images": len(labels), "calibration_images": count}
+    first = None
+    for way in asked.ways.split(","):
+        begin, busy = time.monotonic(), time.process_time()
+        quantized = rescompress.quantize(model, ctx, **knobs, **WAYS[way])
+        seconds = {"wall_s": round(time.monotonic() - begin, 1), "cpu_s": round(time.process_time() - busy, 1)}
+        found = logits(quantized, test, asked.images)
+        first = found if first is None else first
+        gain = paired.judge(found, first, labels).row()
+        row[way] = {**paired.judge(reference, found, labels).row(), **seconds}
+        row[way]["gain"] = {"points": gain["drop"], "low": gain["low"], "high": gain["high"]}
     print(json.dumps(row, indent=2), flush=True)
     return row
 
@@ -108,10 +90,10 @@ def main() -> None:
     """Measure what is asked, and put the rows in the place of those before."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="holds weights/, cifar10/ and imagenet/")
-    parser.add_argument("--networks", default="resnet20_jpegft,resnet56")
+    parser.add_argument("--networks", default="resnet20,resnet56,resnet18")
     parser.add_argument("--bits", default="w4,w4a8")
     parser.add_argument("--images", type=int, default=10_000, help="test images")
-    parser.add_argument("--options", default="{}", help="AdaRound's knobs, as JSON")
+    parser.add_argument("--ways", default=",".join(WAYS), help="the first is what the others are compared with")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     for name in asked.networks.split(","):

@@ -118,7 +118,8 @@ def quantize(
     narrow = target.narrow and ROUNDINGS.module(rounding).SHOWN
     work.place(OBSERVERS.bind(observer), weights or ("mse" if narrow else "minmax"))
     work.guard()
-    work.round(ROUNDINGS.bind(rounding), calibration_images, ctx.generator("rounding"))
+    exact = ROUNDINGS.module(rounding).EXACT
+    work.round(ROUNDINGS.bind(rounding), calibration_images, ctx.generator("rounding"), exact=exact)
     work.mix(max_drop, calibration_images, correction)
     if qat != "off":
         work.train(ctx, schedule, qat)

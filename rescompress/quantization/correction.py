@@ -4,7 +4,6 @@ Rounding shifts what a layer puts out on average; the next layers see the shift 
 in biases, weights and weight scales, so that the runtime does nothing more than before.
 """
 
-from collections import Counter
 from typing import Any, Literal, cast
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, fx
 
 from rescompress import fakequant, graph, progress
 from rescompress.quantization.channels import Channels, channels_of, watch_channels
-from rescompress.quantization.streams import LAYERS, own_parameter
+from rescompress.quantization.streams import LAYERS, own_parameter, readers
 
 How = Literal["empirical", "analytic", "moments"]
 LARGEST_GAIN = 2.0
@@ -21,7 +20,12 @@ LARGEST_GAIN = 2.0
 
 
 @torch.no_grad()
-def correct(traced: fx.GraphModule, images: Float[Tensor, "n 3 h w"], how: How = "empirical") -> int:
+def correct(
+    traced: fx.GraphModule,
+    images: Float[Tensor, "n 3 h w"],
+    how: How = "empirical",
+    exact: fx.GraphModule | None = None,
+) -> int:
     """Let each layer of a quantized graph put out, per channel, what the float network does on average, in place.
 
     ``empirical``: ``b' = b + E[y] - E[y_q]``, layer after layer, each with the corrected ones before it. ``analytic``:
@@ -36,11 +40,13 @@ def correct(traced: fx.GraphModule, images: Float[Tensor, "n 3 h w"], how: How =
         traced: a quantized graph whose scales are set.
         images: normalized calibration images.
         how: which of the three.
+        exact: the float network; None means the quantized one with its fake-quants passed by, which is the same as long
+            as nobody wrote rounded weights into it.
 
     Returns:
         How many layers were corrected.
     """
-    target = watch_channels(traced, [images])
+    target = watch_channels(exact or traced, [images])
     layers = {node for node in traced.graph.nodes if _editable(traced, node, target)}
     if how == "analytic":
         for node in layers:
@@ -89,7 +95,7 @@ def _stretch(traced: fx.GraphModule, node: fx.Node, wanted: Channels, seen: Chan
     weight = own_parameter(traced, node.args[1])
     gain = wanted.deviation / seen.deviation
     usable = (wanted.deviation > 0) & (seen.deviation > 0)
-    if quantizer is None or quantizer.site.channels is None or weight is None or _readers(traced, node.args[1]) > 1:
+    if quantizer is None or quantizer.site.channels is None or weight is None or readers(traced, node.args[1]) > 1:
         return torch.ones_like(gain)
     gain = torch.where(usable, gain.clamp(1 / LARGEST_GAIN, LARGEST_GAIN), torch.ones_like(gain)).float()
     weight.data.mul_(gain.view(-1, *[1] * (weight.dim() - 1)))
@@ -114,15 +120,7 @@ def _editable(traced: fx.GraphModule, node: fx.Node, target: dict[str, Channels]
         return False
     rounds = any(fakequant.quantizer_behind(traced, part) is not None for part in node.args[:2])
     known = graph.name_of(node) in target and graph.name_of(_source(node)) in target
-    return rounds and known and _readers(traced, node.args[2]) == 1
-
-
-def _readers(traced: fx.GraphModule, part: object) -> int:
-    """How many steps read a tensor."""
-    own = own_parameter(traced, part)
-    attributes = [node for node in traced.graph.nodes if node.op == "get_attr"]
-    runs = Counter(graph.tensor_of(traced, node).data_ptr() for node in attributes for _ in node.users)
-    return runs[own.data_ptr()] if own is not None else 0
+    return rounds and known and readers(traced, node.args[2]) == 1
 
 
 def _source(node: fx.Node) -> fx.Node:

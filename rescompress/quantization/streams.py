@@ -70,6 +70,14 @@ def own_parameter(traced: fx.GraphModule, node: object) -> nn.Parameter | None:
     return tensor if isinstance(tensor, nn.Parameter) else None
 
 
+def readers(traced: fx.GraphModule, part: object) -> int:
+    """How many steps read a tensor."""
+    own = own_parameter(traced, part)
+    attributes = [node for node in traced.graph.nodes if node.op == "get_attr"]
+    runs = Counter(graph.tensor_of(traced, node).data_ptr() for node in attributes for _ in node.users)
+    return runs[own.data_ptr()] if own is not None else 0
+
+
 def _numbered(traced: fx.GraphModule) -> tuple[dict[fx.Node, Ids], int]:
     """A number for each channel of each value; number 0 is the ground."""
     ids: dict[fx.Node, Ids] = {}

@@ -62,6 +62,7 @@ class Work:
             progress.note(f"quantize: {line}")
         self._origin = statistics.origin_of(self.traced, images) if images is not None else statistics.Origin()
         self._found = Statistics()
+        self._exact: fx.GraphModule | None = None
 
     def shown(self, count: int) -> Iterator[Float[Tensor, "_ 3 h w"]]:
         """The first calibration images, a few at a time; none where there are none."""
@@ -129,19 +130,29 @@ class Work:
             images = torch.cat(sample)[:FEW]
             progress.note(sentence(layers, *(saturation.sqnr_db(each, images) for each in (before, self.traced))))
 
-    def round(self, rounding: Callable[..., tuple[str, ...]], images: int, generator: torch.Generator) -> None:
-        """Decide for each weight whether it goes up or down."""
+    def round(
+        self, rounding: Callable[..., tuple[str, ...]], images: int, generator: torch.Generator, *, exact: bool
+    ) -> None:
+        """Decide for each weight whether it goes up or down.
+
+        Args:
+            rounding: how.
+            images: how many it may look at.
+            generator: for what it leaves to chance.
+            exact: whether means and deviations are still to be brought where the float network has them.
+        """
         for line in rounding(self.traced, self.shown(images), generator):
             progress.note(line)
+        self._exact = self._bare if exact else None
 
     def correct(self, how: Correction) -> None:
         """Mend the means and deviations that rounding shifted, as asked; unasked, where images are enough to tell."""
-        if how == "off" or not self._target.static:
+        if how == "off" or not (self._target.static or self._exact):
             return
         side = self._spec.preprocessing.crop
         images = torch.cat(list(self.shown(max(SAMPLE, min(MOST, MOST * 32**2 // side**2)))))
         if how != "auto" or len(images) >= SAMPLE:
-            correct(self.traced, images, "moments" if how == "auto" else how)
+            correct(self.traced, images, "moments" if how == "auto" else how, self._exact)
 
     def mix(self, most_lost: float | None, seen: int, how: Correction) -> None:
         """Give the fewest layers back to float with which no more points of top-1 are lost than may be, and correct.

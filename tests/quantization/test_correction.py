@@ -118,3 +118,16 @@ def test_correction_brings_the_logits_nearer() -> None:
         before = (traced(images) - wanted).square().mean()
         correct(traced, images)
         assert (traced(images) - wanted).square().mean() < before
+
+
+def test_the_aim_is_the_float_network_also_where_rounded_weights_were_written() -> None:
+    traced, images = rounded()
+    exact = graph.clone(traced)
+    for node in traced.graph.nodes:
+        quantizer = fakequant.quantizer_behind(traced, node)
+        if quantizer is not None and quantizer.site.is_weight:
+            weight = graph.tensor_of(traced, node.args[0])
+            weight.data.copy_(quantizer(weight))
+    correct(traced, images, "moments", exact)
+    wanted, seen = watch_channels(exact, [images]), watched(traced, images)
+    assert all(torch.allclose(seen[name].mean, wanted[name].mean, atol=1e-4) for name in seen)

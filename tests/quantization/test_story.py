@@ -124,6 +124,20 @@ def test_4_bits_are_learned_where_there_are_images(
         assert "learned" not in made(net, ctx, weight_bits=4, rounding="nearest")[1]
 
 
+def test_four_bits_solved_by_gptq_are_corrected_by_the_float_network(net: nn.Module) -> None:
+    ctx = context(count=32)
+    solved, notes = made(net, ctx, precision="w4", rounding="gptq")
+    assert any(note.startswith("gptq: ") for note in notes)
+    assert any(note.startswith("correct: ") for note in notes)
+    plain, notes = made(net, ctx, precision="w4", rounding="gptq", correction="off")
+    assert not any(note.startswith("correct: ") for note in notes)
+    nearest, _ = made(net, ctx, precision="w4", rounding="nearest")
+    assert ctx.data
+    images = data.normalize(ctx.data.calibration.read(range(32)), models.spec_of(net).preprocessing)
+    exact, *rounded = (models.predict(each, [images]).numpy() for each in (net, nearest, plain, solved))
+    assert sorted(closeness := [metrics.sqnr_db(exact, logits) for logits in rounded]) == closeness
+
+
 def test_four_bits_that_are_rounded_to_nearest_reach_the_largest_weight(net: nn.Module) -> None:
     model, _ = made(net, Context(), precision="w4")
     tensors = dict(net.named_parameters()) | dict(net.named_buffers())

@@ -12,6 +12,7 @@ from rescompress.quantization.blocks import Unit
 from rescompress.quantization.rounding import DEFAULT, AdaRound, adaround
 
 SHOWN = True
+EXACT = False
 
 
 def round_weights(

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, fx
 
 SHOWN = False
+EXACT = False
 
 
 def round_weights(
