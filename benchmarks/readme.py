@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent
 PAGE = ROOT / "README.md"
 ORDER = {
     "int8_cpu": "INT8 on a CPU, beside other tools",
+    "photos": "INT8 of ImageNet's networks on all photos",
     "pruning": "Pruning, beside Torch-Pruning",
     "pipeline": "The whole chain: accuracy, latency, size",
     "calibration_cost": "What calibration costs",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import photos
 import published
 import pytest
 import readme
@@ -146,6 +147,19 @@ def test_who_starts_from_a_made_graph_is_charged_for_it() -> None:
     lines = "\n".join(calibration_cost.lines({"rows": [ours, other, export]}))
     assert "| other | 8 | 1 | 2.0 | 4.5 | 2.0 | 50 | first, not first, not first |" in lines
     assert f"| {calibration_cost.OURS} | 8 | 1 | 3.0 | 3.0 | 3.0 | 100 | - |" in lines
+
+
+def test_each_photo_counts_where_it_did_not_calibrate() -> None:
+    """FP32 tells all four images right; what calibrated on the first two is wrong on the first and on the third."""
+    labels, split = np.zeros(4, int), np.array([0, 0, 1, 1])
+    right, wrong = [1.0, 0.0], [0.0, 1.0]
+    reference = np.array([right] * 4)
+    found = [np.array([wrong, right, wrong, right]), reference]
+    row = photos.judged(reference, found, labels, split)
+    assert row["each"] == [50.0, 0.0]
+    assert (row["accuracy"], row["drop"], row["agreement"]) == (100.0, 25.0, 75.0)
+    assert row["low"] < 25.0 < row["high"]
+    assert row["high"] - 25.0 == pytest.approx(1.96 * 50 / 2, abs=1e-3)
 
 
 README = (ROOT / "README.md").read_text("utf-8")
