@@ -26,7 +26,7 @@ HELD_OUT = 4
 """One image in so many judges the outcome and isn't learned from."""
 PLACES = 128
 """Places of a map that are looked at in each image, drawn by chance; neighbours say much the same."""
-FEW = 10
+SCARCITY = 10
 """How much more is added where the values seen are hardly more than the columns: by so many times their quotient."""
 STRIP = 128
 """Columns that are rounded before the rest of the matrix hears of it."""
@@ -65,13 +65,13 @@ def round_weights(
     shown = torch.cat(list(_first(batches, images)))
     apart = max(1, len(shown) // HELD_OUT)
     learned, judging = torch.split(shown[apart:], STEP), torch.split(shown[:apart], STEP)
-    layers = [layer for layer in traced.graph.nodes if _is_open(traced, layer)]
-    shares = list(_shares(traced, layers))
+    shares = _shares(traced, [layer for layer in traced.graph.nodes if _is_open(traced, layer)])
     gains: dict[str, float] = {}
-    for share in progress.track(shares, "gptq"):
+    for share in shares:
         known = {layer: _Inputs(traced, layer) for layer in share}
-        _watch(traced, learned, share, add)
-        found = {layer: _rounded(traced, layer, known.pop(layer), damp) for layer in share}
+        _watch(traced, progress.track(learned, "gptq, inputs"), share, add)
+        solving = progress.track(share, "gptq, layers")
+        found = {layer: _rounded(traced, layer, known.pop(layer), damp) for layer in solving}
         for layer, gain in _judged(traced, judging, found).items():
             gains[graph.name_of(layer)] = gain
             if gain < 1:
@@ -194,7 +194,7 @@ def _rounded(traced: fx.GraphModule, layer: fx.Node, inputs: _Inputs, damp: floa
 
     rows, mean = weight.view(shape), inputs.mean
     varies = inputs.covariance() if _bias(traced, layer) is not None else inputs.square()
-    found = _solved(rows, varies, nearest, damp * (1 + FEW * columns / inputs.count))
+    found = _solved(rows, varies, nearest, damp * (1 + SCARCITY * columns / inputs.count))
     lost = ((rows - found) @ mean[:, :, None]).flatten()
     return found.view_as(weight), lost
 
