@@ -86,7 +86,7 @@ def quantize(
             onnxruntime's where nothing is exported.
         cpu: the processor that it is made for; on x86 without VNNI, weights are kept from overflowing 16 bits.
         observer: how an activation's range is read off its histogram.
-        weights: what sets a weight's scale; none means mse where 4 bits are learned, else minmax.
+        weights: what sets a weight's scale; none means mse where 4 bits go by images, else minmax.
         calibration: a file that calibrate wrote, of this very network and these images; none calibrates now.
         calibration_images: images of the calibration split that are shown to the network.
         calibration_batch: images per calibration step; none takes what memory likes. It changes rounding only.
@@ -94,7 +94,7 @@ def quantize(
         absorption: move constant parts of channels past their ReLU; auto does where there are any.
         correction: mend the means of the layers (empirical, analytic), or means and deviations (moments); auto does the
             last where there are 32 images: it brought every trained network it was measured on closer to its floats.
-        rounding: how weights are rounded; none means adaround for 4 bits where there are images, else nearest.
+        rounding: how weights are rounded; none means gptq for 4 bits where there are images, else nearest.
         first: quantize the first layer.
         classifier: quantize the layer that makes the logits.
         float_layers: names of layers, adds and pools that stay in float.
@@ -108,13 +108,13 @@ def quantize(
         RecipeError: there are no images, or knobs contradict each other.
     """
     target = Target(precision, weight_bits, runtime or "onnxruntime", kernels(cpu), first, classifier, float_layers)
-    rounding = rounding or ("adaround" if target.narrow and ctx.data is not None else "nearest")
+    rounding = rounding or ("gptq" if target.narrow and ctx.data is not None else "nearest")
     images = _images(ctx, model, target, rounding, max_drop, calibration_images)
     work = Work(model, images, target)
     if target.static:
         work.calibrate(calibration, calibration_images, calibration_batch)
         work.remedy(equalization, absorption)
-    # What rounding to nearest loses at large weights, learning how to round makes up for.
+    # What rounding to nearest loses at large weights, the other weights make up for.
     narrow = target.narrow and ROUNDINGS.module(rounding).SHOWN
     work.place(OBSERVERS.bind(observer), weights or ("mse" if narrow else "minmax"))
     work.guard()
