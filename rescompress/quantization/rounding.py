@@ -1,6 +1,6 @@
 """AdaRound (Nagel et al. 2020, arXiv:2004.10568): learn for each weight whether it is rounded up or down."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
@@ -88,21 +88,26 @@ def adaround(
     }
     exact = _Frontier(traced, batches, found, originals)
     rounded = _Frontier(traced, batches, found, {})
-    gains, kept = [], []
+    gains = list[tuple[str, float]]()
     for part in progress.track(found, "adaround"):
         with fakequant.passing(traced):
             targets = exact.at(part.exit)
-        gain = _Reconstruction(traced, part, rounded.at(part.entry), targets, options).learn(generator)
-        gains.append(gain)
-        if gain >= 1:
-            kept.append(part.name)
-    better = [gain for gain in gains if gain < 1]
+        learned = _Reconstruction(traced, part, rounded.at(part.entry), targets, options)
+        gains.append((part.name, learned.learn(generator)))
+    return (*notes, *told("adaround", "parts", gains))
+
+
+def told(way: str, units: str, gains: Sequence[tuple[str, float]]) -> list[str]:
+    """What a report should say of the names and of the errors as shares of those of rounding to nearest."""
+    better = [gain for _, gain in gains if gain < 1]
+    kept = [name for name, gain in gains if gain >= 1]
+    notes = []
     if better:
         share = 100 * (1 - sum(better) / len(better))
-        notes.append(f"adaround: {len(better)} of {len(gains)} parts, error {share:.0f} % below nearest rounding.")
+        notes.append(f"{way}: {len(better)} of {len(gains)} {units}, error {share:.0f} % below nearest rounding.")
     if kept:
-        notes.append(f"adaround: nearest rounding was no worse in {', '.join(kept)}, and stays there.")
-    return tuple(notes)
+        notes.append(f"{way}: nearest rounding was no worse in {', '.join(kept)}, and stays there.")
+    return notes
 
 
 def _batches(

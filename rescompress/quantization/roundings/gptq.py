@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from rescompress import fakequant, graph, progress
 from rescompress.fakequant import FakeQuantize, quantizer_behind
 from rescompress.quantization.channels import Channels, channels_of
+from rescompress.quantization.rounding import told
 from rescompress.quantization.streams import LAYERS, own_parameter, readers
 
 SHOWN = True
@@ -66,17 +67,17 @@ def round_weights(
     apart = max(1, len(shown) // HELD_OUT)
     learned, judging = torch.split(shown[apart:], STEP), torch.split(shown[:apart], STEP)
     shares = _shares(traced, [layer for layer in traced.graph.nodes if _is_open(traced, layer)])
-    gains: dict[str, float] = {}
+    gains = list[tuple[str, float]]()
     for share in shares:
         known = {layer: _Inputs(traced, layer) for layer in share}
         _watch(traced, progress.track(learned, "gptq, inputs"), share, add)
         solving = progress.track(share, "gptq, layers")
         found = {layer: _rounded(traced, layer, known.pop(layer), damp) for layer in solving}
         for layer, gain in _judged(traced, judging, found).items():
-            gains[graph.name_of(layer)] = gain
+            gains.append((graph.name_of(layer), gain))
             if gain < 1:
                 _write(traced, layer, *found[layer])
-    return _told(gains)
+    return tuple(told("gptq", "layers", gains))
 
 
 def _first(batches: Iterable[Float[Tensor, "_ 3 h w"]], images: int) -> Iterator[Float[Tensor, "_ 3 h w"]]:
@@ -273,16 +274,3 @@ def _bias(traced: fx.GraphModule, layer: fx.Node) -> Tensor | None:
     """A layer's bias, if it has one of its own."""
     bias = own_parameter(traced, layer.args[2]) if len(layer.args) > 2 else None
     return bias.data if bias is not None and readers(traced, layer.args[2]) == 1 else None
-
-
-def _told(gains: Mapping[str, float]) -> tuple[str, ...]:
-    """What a report says of it."""
-    better = [gain for gain in gains.values() if gain < 1]
-    kept = [name for name, gain in gains.items() if gain >= 1]
-    told = []
-    if better:
-        share = 100 * (1 - sum(better) / len(better))
-        told.append(f"gptq: {len(better)} of {len(gains)} layers, error {share:.0f} % below nearest rounding.")
-    if kept:
-        told.append(f"gptq: nearest rounding was no worse in {', '.join(kept)}, and stays there.")
-    return tuple(told)
