@@ -5,7 +5,7 @@
 A single split of 200 photos to calibrate and 800 to judge hangs on a handful of photos; each network is quantized five
 times instead, with default settings for each runtime, and its artifact is judged in that runtime by the 800 photos that
 it wasn't calibrated on, paired with FP32 in the same runtime. A photo is judged four times, and its four outcomes are
-no four photos: the interval is that of 1,000 means. The share of changed answers is the mean of five.
+no four photos: the interval is that of 1,000 means. Agreement is over all five times 800 answers.
 """
 
 import argparse
