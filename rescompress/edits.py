@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from rescompress import models
 from rescompress.errors import InputRefused
-from rescompress.layers import PadShortcut, keep_channels, without_norm
+from rescompress.layers import PadShortcut, PixelConv, keep_channels, without_norm
 
 MOST_GROWTH = 8
 """How many times more weights than its stock layer a factorized one may claim to have."""
@@ -64,6 +64,8 @@ def apply(model: nn.Module, edit: Edit) -> None:
         setattr(model.get_submodule(parent), name, _factors(module, fields["layers"]))
     elif edit.kind == "bypassed" and module is not None and list(module.children()):
         setattr(model.get_submodule(parent), name, nn.Identity())
+    elif edit.kind == "pixels" and isinstance(module, nn.Conv2d):
+        setattr(model.get_submodule(parent), name, PixelConv(module))
     elif edit.kind == "pad_shortcut" and isinstance(module, PadShortcut):
         module.connect(fields["in_channels"], fields["sources"])
     elif edit.kind == "conv" and isinstance(module, nn.Conv2d):

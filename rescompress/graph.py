@@ -48,7 +48,7 @@ _IN_PLACE: dict[Any, Any] = {
 _NEW = {
     *(_aten.conv2d.default, _aten.linear.default, _aten.add.Tensor, _aten.mul.Tensor, _aten.relu.default),
     *(_aten.sigmoid.default, _aten.group_norm.default, _aten.max_pool2d.default, _aten.avg_pool2d.default),
-    *(_aten.adaptive_avg_pool2d.default, _aten.mean.dim),
+    *(_aten.adaptive_avg_pool2d.default, _aten.mean.dim, _aten.sub.Tensor, _aten.constant_pad_nd.default),
 }
 """Ops that make a tensor of their own and that PyTorch keeps when it takes in-place ops away."""
 _KEPT = {*_NEW, _aten.slice.Tensor, _aten.unsqueeze.default, _aten.sym_size.int, _aten.sym_size.default}

@@ -1,7 +1,7 @@
 """Layers whose channels can be cut, and the one that PyTorch lacks: He et al.'s parameter-free shortcut."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,47 @@ class PadShortcut(nn.Module):
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
         return f"{self.in_channels}, {self.out_channels}, stride={self.stride}"
+
+
+class Pixels(nn.Module):
+    """Normalized images, each channel shifted and scaled so that all lie on one grid: the levels that pixels have.
+
+    Args:
+        channels: of the image.
+        padding: rows above and below, columns left and right, that what follows would have filled up with zeros; here
+            they come first, for zero is no level.
+    """
+
+    factor: Float[Tensor, "c 1 1"]
+    shift: Float[Tensor, "c 1 1"]
+
+    def __init__(self, channels: int, padding: tuple[int, int]) -> None:
+        super().__init__()
+        self.padding = padding
+        self.register_buffer("factor", torch.ones(channels, 1, 1))
+        self.register_buffer("shift", torch.zeros(channels, 1, 1))
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
+        """``factor x - shift`` of the padded images."""
+        above, left = self.padding
+        padded = torch.constant_pad_nd(x, [left, left, above, above])
+        return padded * self.factor - self.shift
+
+
+class PixelConv(nn.Conv2d):
+    """A first convolution that reads ``Pixels``; shares its weights with the one that it stands for."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__(
+            conv.in_channels, conv.out_channels, cast(Any, conv.kernel_size), cast(Any, conv.stride),
+            dilation=cast(Any, conv.dilation), bias=conv.bias is not None,
+        )  # fmt: skip
+        self.weight, self.bias = conv.weight, conv.bias
+        self.pixels = Pixels(conv.in_channels, cast(Any, conv.padding))
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
+        """The convolution of what ``Pixels`` makes of the images."""
+        return super().forward(self.pixels(x))
 
 
 def keep_channels(layer: nn.Module, inputs: Sequence[int] | None, outputs: Sequence[int] | None) -> None:

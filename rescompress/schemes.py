@@ -26,6 +26,7 @@ class QuantScheme:
         float_before: ops whose input is made by no INT8 layer: such a layer stays float.
         quantized_logits: the logits become INT8 too, because the layer that makes them is closed; else they stay float.
         fixed_ranges: ops whose integer kernel writes one range only: op, smallest and largest real number.
+        pixels: images may be padded, scaled and shifted in float before they are rounded, at hardly any cost.
     """
 
     runtime: str
@@ -39,6 +40,7 @@ class QuantScheme:
     float_before: tuple[str, ...] = ()
     quantized_logits: bool = False
     fixed_ranges: tuple[tuple[str, float, float], ...] = ()
+    pixels: bool = False
 
 
 TENSORRT = QuantScheme(
@@ -70,6 +72,7 @@ ONNXRUNTIME = QuantScheme(
     quantized_ops=("conv", "linear", "add", "mul", "sigmoid", "avg_pool"),
     passing_ops=("max_pool", "reshape"),
     closed_ops=("conv", "add", "mul", "sigmoid", "avg_pool"),
+    pixels=True,
 )
 """On x86: unsigned activations, signed weights per channel, every op between the convolutions in INT8 too.
 
@@ -95,6 +98,7 @@ OPENVINO = QuantScheme(
     passing_ops=("max_pool", "reshape"),
     add_inputs="shortcut",
     float_before=("sigmoid",),
+    pixels=True,
 )
 """Unsigned activations, one scale per tensor (its low-precision transformations: "Dequantization on activations must
 be per-tensor"), signed weights per channel; any INT8 op may write float, so none is closed.

@@ -9,10 +9,11 @@ from torch import Tensor, fx, nn
 from rescompress import fakequant, graph
 from rescompress.errors import RecipeError
 from rescompress.placement import hindered, place
+from rescompress.quantization import quantize
 from rescompress.schemes import SCHEMES as FACTS
 from rescompress.schemes import QuantScheme
 from rescompress.sites import Site
-from tests.networks import captured, quantized
+from tests.networks import captured, context, fused
 
 pytestmark = pytest.mark.xdist_group("placement")
 
@@ -104,7 +105,8 @@ def test_relu_hides_the_convolution_before_it() -> None:
 
 def test_sites_become_modules_and_come_back() -> None:
     traced = captured("cifar", "resnet8")
-    model = quantized("cifar", "resnet8")
+    model = quantize(fused("cifar", "resnet8"), context(), pixels=False)
+    assert isinstance(model, fx.GraphModule)
     assert fakequant.sites_of(model) == place(traced, SCHEMES["onnxruntime"])
     assert fakequant.sites_of(traced) == ()
     quantizers = {name for name, module in model.named_modules() if isinstance(module, fakequant.FakeQuantize)}

@@ -25,6 +25,7 @@ __all__ = ["Histogram", "Statistics", "calibrate", "place", "quantize"]
 
 OBSERVERS = Folder("rescompress.quantization.observers", "ranges_of")
 ROUNDINGS = Folder("rescompress.quantization.roundings", "round_weights")
+DEFAULT = "onnxruntime"
 Runtime = Literal["onnxruntime", "openvino", "tensorrt", "coreml", "litert"]
 
 
@@ -65,6 +66,7 @@ def quantize(
     absorption: Remedy = "auto",
     correction: Correction = "auto",
     rounding: Annotated[Choice, ROUNDINGS] | None = None,
+    pixels: bool = True,
     first: bool = True,
     classifier: bool = True,
     float_layers: tuple[str, ...] = (),
@@ -95,6 +97,8 @@ def quantize(
         correction: mend the means of the layers (empirical, analytic), or means and deviations (moments); auto does the
             last where there are 32 images: it brought every trained network it was measured on closer to its floats.
         rounding: how weights are rounded; none means gptq for 4 bits where there are images, else nearest.
+        pixels: round images to the 256 levels of their pixels, which loses nothing, where the runtime shifts and scales
+            them at hardly any cost.
         first: quantize the first layer.
         classifier: quantize the layer that makes the logits.
         float_layers: names of layers, adds and pools that stay in float.
@@ -107,7 +111,7 @@ def quantize(
             and a drop of top-1 is limited.
         RecipeError: there are no images, or knobs contradict each other.
     """
-    target = Target(precision, weight_bits, runtime or "onnxruntime", kernels(cpu), first, classifier, float_layers)
+    target = Target(precision, weight_bits, runtime or DEFAULT, kernels(cpu), first, classifier, float_layers, pixels)
     rounding = rounding or ("gptq" if target.narrow and ctx.data is not None else "nearest")
     images = _images(ctx, model, target, rounding, max_drop, calibration_images)
     work = Work(model, images, target)
@@ -115,11 +119,10 @@ def quantize(
         work.calibrate(calibration, calibration_images, calibration_batch)
         work.remedy(equalization, absorption)
     # What rounding to nearest loses at large weights, the other weights make up for.
-    narrow = target.narrow and ROUNDINGS.module(rounding).SHOWN
-    work.place(OBSERVERS.bind(observer), weights or ("mse" if narrow else "minmax"))
+    how = ROUNDINGS.module(rounding)
+    work.place(OBSERVERS.bind(observer), weights or ("mse" if target.narrow and how.SHOWN else "minmax"))
     work.guard()
-    exact = ROUNDINGS.module(rounding).EXACT
-    work.round(ROUNDINGS.bind(rounding), calibration_images, ctx.generator("rounding"), exact=exact)
+    work.round(ROUNDINGS.bind(rounding), calibration_images, ctx.generator("rounding"), exact=how.EXACT)
     work.mix(max_drop, calibration_images, correction)
     if qat != "off":
         work.train(ctx, schedule, qat)

@@ -25,6 +25,7 @@ class Target:
         first: quantize the first layer.
         classifier: quantize the layer that makes the logits.
         float_layers: what stays in float by name.
+        pixels: round images to the levels of their pixels where the runtime does that at hardly any cost.
     """
 
     precision: Kind
@@ -34,6 +35,7 @@ class Target:
     first: bool = True
     classifier: bool = True
     float_layers: tuple[str, ...] = ()
+    pixels: bool = True
 
     @property
     def static(self) -> bool:
@@ -56,6 +58,11 @@ class Target:
             classifier=self.classifier,
             float_layers=(*self.float_layers, *floats),
         )
+
+    def rounds_images(self, bare: fx.GraphModule) -> bool:
+        """Whether images are rounded, and may be shifted before."""
+        wanted = self.pixels and self.static and scheme_for(self.runtime, self.cpu).pixels
+        return wanted and any(site.value == graph.INPUT for site in self.sites(bare))
 
     def fixed(self, bare: fx.GraphModule, sites: Collection[Site]) -> dict[str, Range]:
         """The ranges that the runtime's kernels leave no choice of, by quantizer."""

@@ -12,13 +12,15 @@ from torch import Tensor, fx, nn
 from rescompress import data, fakequant, graph, models, progress
 from rescompress.context import Context
 from rescompress.data import Data
-from rescompress.edits import edits
+from rescompress.edits import Edit, edits
 from rescompress.quantization import checks, saturation, sensitivity, statistics
 from rescompress.quantization.calibration import Statistics, collect, step_of
 from rescompress.quantization.channels import Channels, watch_channels
 from rescompress.quantization.correction import How, correct
 from rescompress.quantization.equalization import absorb, equalize
+from rescompress.quantization.grid import Range
 from rescompress.quantization.guard import guard, pixel_extremes, sentence
+from rescompress.quantization.pixels import read_pixels
 from rescompress.quantization.qat import train_quantized
 from rescompress.quantization.ranges import Observer, WeightObserver, set_ranges
 from rescompress.quantization.remedies import choose
@@ -57,12 +59,13 @@ class Work:
         models.describe(self.traced, self._spec)
         checks.network(self.traced)
         self.traced.meta["edits"] = edits(model)
-        self._images, self._target = images, target
+        self._images, self._target, self._model = images, target, model
         for line in target.hindered(self.traced):
             progress.note(f"quantize: {line}")
         self._origin = statistics.origin_of(self.traced, images) if images is not None else statistics.Origin()
         self._found = Statistics()
         self._exact: fx.GraphModule | None = None
+        self._fixed: dict[str, Range] = {}
 
     def shown(self, count: int) -> Iterator[Float[Tensor, "_ 3 h w"]]:
         """The first calibration images, a few at a time; none where there are none."""
@@ -112,11 +115,21 @@ class Work:
 
     def place(self, observer: Observer, weights: WeightObserver) -> None:
         """Put fake-quants where the runtime wants them, and set their scales."""
+        self._read_pixels()
         self._bare = graph.clone(self.traced)
         sites = self._target.sites(self._bare)
         fakequant.insert(self.traced, sites)
-        fixed = self._target.fixed(self._bare, sites)
+        fixed = self._target.fixed(self._bare, sites) | self._fixed
         set_ranges(self.traced, self._found.histograms, observer, self.shown(SAMPLE), weights, fixed)
+
+    def _read_pixels(self) -> None:
+        """Let the image be rounded to the levels that its pixels have, if the runtime and the network have it so."""
+        if not self._target.rounds_images(self.traced):
+            return
+        found = read_pixels(self.traced, self._model, self._spec.preprocessing)
+        if found is not None:
+            value, self._fixed = found[0], dict([found])
+            self.traced.meta["edits"] += (Edit(value.rpartition(".")[0], "pixels", {}),)
 
     def guard(self, *, tell: bool = True) -> None:
         """Keep weights from overflowing 16 bits where the processor adds products in them."""
