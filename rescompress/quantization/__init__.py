@@ -96,7 +96,8 @@ def quantize(
         absorption: move constant parts of channels past their ReLU; auto does where there are any.
         correction: mend the means of the layers (empirical, analytic), or means and deviations (moments); auto does the
             last where there are 32 images: it brought every trained network it was measured on closer to its floats.
-        rounding: how weights are rounded; none means gptq for 4 bits where there are images, else nearest.
+        rounding: how weights are rounded; none means gptq where there are images to solve it by, else nearest. It is
+            nearest for INT8 that QAT trains, and for weights alone in 8 bits.
         pixels: round images to the 256 levels of their pixels, which loses nothing, where the runtime shifts and scales
             them at hardly any cost.
         first: quantize the first layer.
@@ -112,7 +113,8 @@ def quantize(
         RecipeError: there are no images, or knobs contradict each other.
     """
     target = Target(precision, weight_bits, runtime or DEFAULT, kernels(cpu), first, classifier, float_layers, pixels)
-    rounding = rounding or ("gptq" if target.narrow and ctx.data is not None else "nearest")
+    solved = target.narrow or (target.static and qat == "off")
+    rounding = rounding or ("gptq" if solved and ctx.data is not None else "nearest")
     images = _images(ctx, model, target, rounding, max_drop, calibration_images)
     work = Work(model, images, target)
     if target.static:
@@ -124,8 +126,7 @@ def quantize(
     work.guard()
     work.round(ROUNDINGS.bind(rounding), calibration_images, ctx.generator("rounding"), exact=how.EXACT)
     work.mix(max_drop, calibration_images, correction)
-    if qat != "off":
-        work.train(ctx, schedule, qat)
+    work.train(ctx, schedule, qat)
     return work.finished()
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -21,7 +21,7 @@ from rescompress.quantization.equalization import absorb, equalize
 from rescompress.quantization.grid import Range
 from rescompress.quantization.guard import guard, pixel_extremes, sentence
 from rescompress.quantization.pixels import read_pixels
-from rescompress.quantization.qat import train_quantized
+from rescompress.quantization.qat import Scales, train_quantized
 from rescompress.quantization.ranges import Observer, WeightObserver, set_ranges
 from rescompress.quantization.remedies import choose
 from rescompress.quantization.target import Target
@@ -209,9 +209,10 @@ class Work:
             sensitivity.to_float(self.traced, placed(layers), weights)
         self.correct(how)
 
-    def train(self, ctx: Context, schedule: Schedule, scales: Any) -> None:
-        """Go on training with the rounding in the loop."""
-        self.traced = train_quantized(self.traced, ctx, schedule, exact=self._bare, scales=scales)
+    def train(self, ctx: Context, schedule: Schedule, scales: Scales) -> None:
+        """Go on training with the rounding in the loop, unless that is off."""
+        if scales != "off":
+            self.traced = train_quantized(self.traced, ctx, schedule, exact=self._bare, scales=scales)
 
     def finished(self) -> fx.GraphModule:
         """The quantized model; whatever moved weights after the guard looked at them is looked at once more."""

@@ -204,7 +204,8 @@ def test_an_ill_network_is_mended_unless_that_is_forbidden(net: nn.Module, ctx: 
 def test_a_healthy_network_is_left_alone(net: nn.Module, ctx: Context, plain: fx.GraphModule) -> None:
     model, notes = made(net, ctx, equalization="off", absorption="off", correction="off")
     assert equal(plain, model)
-    assert notes == ["Calibration sees 16 images; ranges vary less with 128 and more."]  # once
+    said = [note for note in notes if not note.startswith("gptq: ")]
+    assert said == ["Calibration sees 16 images; ranges vary less with 128 and more."]  # once
 
 
 def test_a_trained_network_is_corrected_unasked_and_comes_closer_to_its_floats() -> None:
