@@ -35,7 +35,7 @@ def read_pixels(traced: fx.GraphModule, model: nn.Module, preprocessing: Preproc
         preprocessing: what the images are normalized by.
 
     Returns:
-        The name of the value that holds them, which is one of the convolution ``NAME.pixels``, and the range that
+        The name of the value that holds them, which begins with the convolution's and ``.pixels``, and the range that
         makes ``s`` its step; None where the image isn't read by one plain convolution with a bias of its own.
     """
     conv = _first(traced, model, preprocessing)
