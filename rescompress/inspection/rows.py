@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from math import inf, isnan, prod
+from math import isnan, prod
 
 from rescompress import cost
 from rescompress.inspection import activations, findings, structure, weights
@@ -109,9 +109,8 @@ def _layer(
 
 def _sensitivity(network: Network, op: Op) -> float | None:
     """Of a layer's weights; what a file stores in INT8 already has lost what it had to lose."""
-    found = weights.weight_sqnr_db(network, op)
     stored = op.cost is not None and op.cost.weight_bits < cost.FLOAT_BITS and op.learned
-    return None if found == inf and stored else found
+    return None if stored else weights.weight_sqnr_db(network, op)
 
 
 def _kept(network: Network, op: Op) -> Op:

@@ -41,6 +41,15 @@ def test_weights_lie_on_the_grid(seed: int, groups: int, bits: int, per_channel:
     assert said.startswith(f"gptq: {moved} of")
 
 
+@pytest.mark.parametrize("variation", [1e-3, 0.0])
+def test_values_that_hardly_vary_are_no_bug(variation: float) -> None:
+    """Float32 has their covariance with errors that are larger than it, and it has no Cholesky factor."""
+    traced = made(0, lambda: Net(4, 1), 8)
+    images = [1000 + variation * batch for batch in correlated()]
+    gptq.round_weights(traced, images, torch.Generator().manual_seed(0))
+    assert all(bool(weight.isfinite().all()) for weight, _ in weights_of(traced).values())
+
+
 def error(weight: Tensor, gram: Tensor) -> Tensor:
     return ((weight @ gram) * weight).sum(1)
 

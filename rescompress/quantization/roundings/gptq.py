@@ -208,11 +208,12 @@ def _solved(
 ) -> Float[Tensor, "g o d"]:
     """Round column by column; the inverse's Cholesky factor says how much of an error each later column takes."""
     variance = covariance.diagonal(dim1=1, dim2=2)
-    variance += damp * variance.mean(1, keepdim=True) + torch.finfo(torch.float32).tiny
+    mean = variance.mean(1)[:, None, None]
+    covariance /= torch.where(mean > torch.finfo(torch.float32).tiny, mean, 1.0)
     order = variance.argsort(1, descending=True)
     sorted_ = covariance.gather(1, order[:, :, None].expand_as(covariance))
     sorted_ = sorted_.gather(2, order[:, None].expand_as(covariance))
-    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(sorted_)), upper=True)
+    factor = _inverse_factor(sorted_, damp)
     places = order[:, None].expand_as(rows)
     left = rows.gather(2, places)
     found = torch.empty_like(left)
@@ -227,6 +228,23 @@ def _solved(
             errors[:, :, column - start : column - start + 1] = error
         left[:, :, end:] -= errors @ factor[:, start:end, end:]
     return torch.empty_like(found).scatter_(2, places, found)
+
+
+def _inverse_factor(covariance: Float[Tensor, "g d d"], damp: float) -> Float[Tensor, "g d d"]:
+    """The upper Cholesky factor of the inverse of relative covariances, which are dampened in place.
+
+    Those of values that hardly vary are mostly rounding errors, and need not have one: then there is ten times more
+    dampening, at most what makes every column stand alone.
+    """
+    while damp <= covariance.shape[1]:
+        covariance.diagonal(dim1=1, dim2=2).add_(damp)
+        lower, failed = torch.linalg.cholesky_ex(covariance)
+        if not bool(failed.any()):
+            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not bool(failed.any()):
+                return cast(Tensor, upper)
+        damp *= 10
+    return torch.eye(covariance.shape[1]).expand_as(covariance)
 
 
 def _judged(
