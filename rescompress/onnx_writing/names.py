@@ -41,7 +41,7 @@ def tidy(proto: Any) -> None:
 
 
 def shorten(graph: Any) -> None:
-    """Give numbers to constants, what dequantizes them, and integer values; biases lose their zero-point 0; in place.
+    """Number constants, what dequantizes them and what makes integers; biases lose their zero-point 0; in place.
 
     Args:
         graph: an ``onnx.GraphProto`` whose nodes and values are named after modules.
@@ -56,8 +56,9 @@ def shorten(graph: Any) -> None:
         renamed[node.output[0]] = node.name = f"dq{number}"
         if tensors[node.input[0]].data_type == TensorProto.INT32:
             del node.input[2:]
-    rounded = [node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"]
-    renamed |= {value: f"q{number}" for number, value in enumerate(rounded)}
+    rounded = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    for number, node in enumerate(rounded):
+        renamed[node.output[0]] = node.name = f"q{number}"
     for tensor in tensors.values():
         tensor.name = renamed.get(tensor.name, tensor.name)
     for node in graph.node:
