@@ -1,8 +1,8 @@
 """The image's own grid: pixels have 256 levels, and 256 integers tell them apart without any error.
 
 Normalized images lie on three grids, one a channel, shifted against each other by fractions of a level, and reach
-farther together than one scale and zero-point of 8 bits can follow level by level. Rounding them so would be the largest
-single error of CIFAR's networks in INT8: a fifth of the logits' noise power.
+farther together than one scale and zero-point of 8 bits can follow level by level. Rounding them so would be the
+largest single error of CIFAR's networks in INT8: a fifth of the logits' noise power.
 """
 
 from collections.abc import Callable
