@@ -58,6 +58,7 @@ def quantize(
     runtime: Runtime | None = None,
     cpu: Cpu = "auto",
     observer: Annotated[Choice, OBSERVERS] = "mse",
+    importance_images: Annotated[int, Field(ge=0)] = 128,
     weights: WeightObserver | None = None,
     calibration: Path | None = None,
     calibration_images: Annotated[int, Field(ge=checks.FEWEST)] = 512,
@@ -88,6 +89,8 @@ def quantize(
             onnxruntime's where nothing is exported.
         cpu: the processor that it is made for; on x86 without VNNI, weights are kept from overflowing 16 bits.
         observer: how an activation's range is read off its histogram.
+        importance_images: images whose gradients tell how much the outputs depend on each value, which weighs the
+            errors that observer mse adds up; 0 weighs all alike. Other observers don't weigh.
         weights: what sets a weight's scale; none means mse where 4 bits go by images, else minmax.
         calibration: a file that calibrate wrote, of this very network and these images; none calibrates now.
         calibration_images: images of the calibration split that are shown to the network.
@@ -122,7 +125,12 @@ def quantize(
         work.remedy(equalization, absorption)
     # What rounding to nearest loses at large weights, the other weights make up for.
     how = ROUNDINGS.module(rounding)
-    work.place(OBSERVERS.bind(observer), weights or ("mse" if target.narrow and how.SHOWN else "minmax"))
+    work.place(
+        OBSERVERS.bind(observer),
+        weights or ("mse" if target.narrow and how.SHOWN else "minmax"),
+        importance_images if OBSERVERS.module(observer).WEIGHED else 0,
+        ctx.generator("importance"),
+    )
     work.guard()
     work.round(ROUNDINGS.bind(rounding), calibration_images, ctx.generator("rounding"), exact=how.EXACT)
     work.mix(max_drop, calibration_images, correction)

@@ -1,10 +1,11 @@
 """A histogram of a value that streams by: memory of constant size, exact extremes, exact counts."""
 
 from collections.abc import Iterator
+from copy import copy
 from math import floor, frexp
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 BINS = 2048
@@ -27,7 +28,7 @@ class Histogram:
         self.low, self.high = float("inf"), float("-inf")
         self.width = 0.0
         self.first = 0
-        self.counts: Int[Tensor, " bins"] = torch.zeros(BINS, dtype=torch.int64)
+        self.counts: Num[Tensor, " bins"] = torch.zeros(BINS, dtype=torch.int64)
 
     @classmethod
     def of(cls, low: float, high: float, counts: Int[Tensor, " bins"]) -> "Histogram":
@@ -57,6 +58,17 @@ class Histogram:
     def edges(self) -> Float[Tensor, " edges"]:
         """The bins' borders, in double precision."""
         return (torch.arange(BINS + 1, dtype=torch.float64) + self.first) * self.width
+
+    def bins_of(self, x: Float[Tensor, "*k"]) -> Int[Tensor, "*k"]:
+        """The bin of each value, or one beside it; what lies beyond the extremes is in an outermost one."""
+        return (x / self.width).floor_().sub_(self.first).clamp_(0, BINS - 1).int()
+
+    def weighed(self, weights: Float[Tensor, " bins"]) -> "Histogram":
+        """The same extremes and bins, each count times its weight; these counts themselves if that leaves nothing."""
+        made = copy(self)
+        counts = self.counts * weights
+        made.counts = counts if bool(counts.any()) else self.counts
+        return made
 
     def update(self, x: Float[Tensor, "..."]) -> None:
         """Count more values.

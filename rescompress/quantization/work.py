@@ -20,6 +20,7 @@ from rescompress.quantization.correction import How, correct
 from rescompress.quantization.equalization import absorb, equalize
 from rescompress.quantization.grid import Range
 from rescompress.quantization.guard import guard, pixel_extremes, sentence
+from rescompress.quantization.importance import weighed
 from rescompress.quantization.pixels import read_pixels
 from rescompress.quantization.qat import Scales, train_quantized
 from rescompress.quantization.ranges import Observer, WeightObserver, set_ranges
@@ -113,14 +114,26 @@ class Work:
         known = self._found.channels
         return {name: each.reaching(known[name]) if name in known else each for name, each in seen.items()}
 
-    def place(self, observer: Observer, weights: WeightObserver) -> None:
-        """Put fake-quants where the runtime wants them, and set their scales."""
+    def place(self, observer: Observer, weights: WeightObserver, importance: int, generator: torch.Generator) -> None:
+        """Put fake-quants where the runtime wants them, and set their scales.
+
+        Args:
+            observer: how an activation's range is read off its histogram.
+            weights: what sets the weights' scales.
+            importance: images that tell how much the outputs depend on each value, for that to weigh the histograms.
+            generator: for what that leaves to chance.
+        """
         self._read_pixels()
         self._bare = graph.clone(self.traced)
         sites = self._target.sites(self._bare)
         fakequant.insert(self.traced, sites)
         fixed = self._target.fixed(self._bare, sites) | self._fixed
-        set_ranges(self.traced, self._found.histograms, observer, self.shown(SAMPLE), weights, fixed)
+        histograms = self._found.histograms
+        if importance and self._target.static:
+            free = {site.quantizer for site in sites} - set(fixed)
+            known = {name: histograms[name] for name in free & set(histograms)}
+            histograms = weighed(self.traced, known, self.shown(importance), generator)
+        set_ranges(self.traced, histograms, observer, self.shown(SAMPLE), weights, fixed)
 
     def _read_pixels(self) -> None:
         """Let the image be rounded to the levels that its pixels have, if the runtime and the network have it so."""

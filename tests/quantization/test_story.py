@@ -195,7 +195,7 @@ def test_an_ill_network_is_mended_unless_that_is_forbidden(net: nn.Module, ctx: 
     model, notes = made(ill(net), ctx)
     assert any("would keep less than 20 dB" in note for note in notes)
     assert any("channels were scaled by powers of two" in note for note in notes)
-    bare, silent = made(ill(net), ctx, equalization="off", correction="off")
+    bare, silent = made(ill(net), ctx, equalization="off", correction="off", importance_images=0)
     assert not any("equalize" in note or "correct" in note for note in silent)
     assert sqnr_db(model, net) > sqnr_db(bare, net) + 10
     assert sqnr_db(model, net) > sqnr_db(plain, net) - 3

@@ -4,6 +4,7 @@ from rescompress.quantization.grid import UINT8, Grid, Range
 from rescompress.quantization.histogram import Histogram
 from rescompress.quantization.observers import entropy, minmax, mse, percentile
 
+WEIGHED = False
 _LIKENESS = 0.01
 
 

@@ -10,6 +10,8 @@ from rescompress.quantization.histogram import BINS, Histogram
 _THRESHOLDS = 128
 _EPSILON = 1e-4
 
+WEIGHED = False
+
 
 def ranges_of(histogram: Histogram, grid: Grid = UINT8) -> tuple[Range]:
     """Clip at the threshold ``|x| = T`` that loses the least information.

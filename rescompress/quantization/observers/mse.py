@@ -10,6 +10,7 @@ from torch import Tensor
 from rescompress.quantization.grid import UINT8, Grid, Range
 from rescompress.quantization.histogram import Histogram
 
+WEIGHED = True
 _NEAREST = 2.0**-7
 """The tightest clip that is tried, as a share of the extreme; beyond, a bin is wider than a step of the grid."""
 
@@ -53,7 +54,8 @@ class _Bins:
 
     def __init__(self, histogram: Histogram) -> None:
         full = histogram.counts > 0
-        self._share = histogram.counts[full].double() / histogram.total
+        counts = histogram.counts[full].double()
+        self._share = counts / counts.sum()
         self._begin = histogram.edges[:-1][full].clamp(min=histogram.low)
         # A single value at a bin's edge still needs some width to be integrated over.
         self._end = torch.maximum(

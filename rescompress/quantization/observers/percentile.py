@@ -8,6 +8,8 @@ from pydantic import Field
 from rescompress.quantization.grid import UINT8, Grid, Range
 from rescompress.quantization.histogram import Histogram
 
+WEIGHED = False
+
 
 def ranges_of(
     histogram: Histogram, grid: Grid = UINT8, *, percent: Annotated[float, Field(gt=50, le=100)] = 99.99
