@@ -1,25 +1,28 @@
-"""What saturating kernels cost, and what the ISA guard gives back: ResNet-20 in INT8 on an x86 without VNNI.
+"""What saturating kernels cost, and what the ISA guard gives back: two ResNet-20 in INT8 on an x86 without VNNI.
 
     python benchmarks/saturation.py ../shared/data [--images 200] [--observer mse]
 
-For each runtime, two files, made for a processor with VNNI (plain) and for one without (guarded), run on this processor
-and on an emulated Haswell (AVX2, no VNNI) where ``qemu-x86_64`` is installed. SQNR is that of the logits against FP32
-and, as exactness, against eager fake-quant of the same file: what the integer kernels add to rounding. The simulation
-of saturating kernels that the guard goes by stands beside them. Results: ``results/saturation.json``.
+One was fine-tuned on CIFAR-10, the other comes with rescompress. For each and each runtime, two files, made for a
+processor with VNNI (plain) and for one without (guarded), run on this processor and on an emulated Haswell (AVX2, no
+VNNI) where ``qemu-x86_64`` is installed. SQNR is that of the logits against FP32 and, as exactness, against eager
+fake-quant of the same file: what the integer kernels add to rounding. The simulation of saturating kernels that the
+guard goes by stands beside them. Results: ``results/saturation.json``.
 """
 
 import argparse
+import itertools
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import published
 import torch
-from torch import fx
+from torch import fx, nn
 
 import rescompress
 from rescompress import data, models
@@ -55,24 +58,30 @@ def logits(runtime: str, file: Path, images: Path, emulated: bool) -> np.ndarray
     return np.load(made)
 
 
+def networks(folder: Path) -> Iterator[tuple[str, nn.Module, Context]]:
+    """Each network's name, itself and its images."""
+    model = rescompress.load(folder / "weights" / "cifar10_resnet20_jpegft.th").eval()
+    yield "ResNet-20, fine-tuned", model, Context.of(model, "cifar10", root=str(folder / "cifar10"))
+    model = rescompress.load("digits_resnet20").eval()
+    yield "ResNet-20 of digits", model, Context.of(model, "digits")
+
+
 def measured(asked: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
-    """A row for each file and runtime."""
-    model = rescompress.load(asked.folder / "weights" / "cifar10_resnet20_jpegft.th").eval()
-    context = Context.of(model, "cifar10", root=str(asked.folder / "cifar10"))
-    steps = data.batches(context.images("measure").test, models.spec_of(model).preprocessing, 50, asked.images)
-    images = torch.cat([part for part, _ in steps])
-    np.save(work / "images.npy", images.numpy())
-    reference = models.predict(model, [images]).numpy()
+    """A row for each network, runtime and file."""
     rows = []
-    for runtime in RUNNERS:
-        for name, cpu in FILES.items():
+    for network, model, context in networks(asked.folder):
+        steps = data.batches(context.images("measure").test, models.spec_of(model).preprocessing, 50, asked.images)
+        images = torch.cat([part for part, _ in steps])
+        np.save(work / "images.npy", images.numpy())
+        reference = models.predict(model, [images]).numpy()
+        for runtime, (name, cpu) in itertools.product(RUNNERS, FILES.items()):
             fused = rescompress.fuse(model, context)
             q = rescompress.quantize(fused, context, runtime=runtime, cpu=cpu, observer=asked.observer)
             assert isinstance(q, fx.GraphModule)
-            made = rescompress.export(q, runtime, work / f"{runtime}-{name}")
+            made = rescompress.export(q, runtime, work / f"{len(rows)}")
             eager = models.predict(q, [images]).numpy()
-            row: dict[str, Any] = {"runtime": runtime, "file": name, "eager": sqnr_db(reference, eager)}
-            row["simulated"] = saturation.sqnr_db(q, images)
+            row: dict[str, Any] = {"network": network, "runtime": runtime, "file": name}
+            row |= {"eager": sqnr_db(reference, eager), "simulated": saturation.sqnr_db(q, images)}
             for place in ("here", "without VNNI"):
                 if place != "here" and shutil.which(EMULATOR[0]) is None:
                     print("Skipped the emulated processor: qemu-x86_64 isn't installed.")

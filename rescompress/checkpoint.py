@@ -2,12 +2,13 @@
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, fx, nn
@@ -15,6 +16,7 @@ from torch import Tensor, fx, nn
 from rescompress import artifact, fakequant, graph, models, statedict
 from rescompress.edits import Edit, apply, edits
 from rescompress.errors import InputRefused, RecipeError
+from rescompress.fakequant import FakeQuantize
 from rescompress.sites import Site
 from rescompress.spec import AS_IN_FILE, ModelSpec
 
@@ -25,6 +27,11 @@ WIDEST = 1_000_000
 SHIPPED = Path(__file__).parent / "weights"
 
 
+def _whole(site: object) -> object:
+    """A site as it was written, with its quantizer's name where that is the value's."""
+    return {"quantizer": site["value"], **site} if isinstance(site, dict) and "value" in site else site
+
+
 @dataclass(frozen=True)
 class Description:
     """A checkpoint's metadata: the stock network, the edits that cut it to shape, the INT8 sites."""
@@ -32,7 +39,7 @@ class Description:
     format: str
     spec: ModelSpec
     edits: tuple[Edit, ...]
-    sites: tuple[Site, ...]
+    sites: tuple[Annotated[Site, BeforeValidator(_whole)], ...]
 
 
 def save(model: nn.Module, path: Path | str, *, integers: bool = False) -> None:
@@ -50,8 +57,10 @@ def save(model: nn.Module, path: Path | str, *, integers: bool = False) -> None:
     """
     described = Description(FORMAT, models.spec_of(model), edits(model), fakequant.sites_of(model))
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    state |= _integers_of(model) if integers else {}
-    metadata = {KEY: json.dumps(asdict(described), sort_keys=True)}
+    if integers:
+        implied = _implied(fakequant.sites_of(model), state)
+        state = {name: tensor for name, tensor in (state | _integers_of(model)).items() if name not in implied}
+    metadata = {KEY: json.dumps(_told(described), sort_keys=True, separators=(",", ":"))}
     with artifact.writing(Path(path)) as temporary:
         temporary.write_bytes(serialize(state, metadata))
 
@@ -158,6 +167,19 @@ def rebuild(described: Description) -> nn.Module:
     return models.describe(traced, spec)
 
 
+def _told(described: Description) -> dict[str, Any]:
+    """A description as JSON has it; of sites, what isn't as sites are by themselves."""
+    sites = TypeAdapter(tuple[Site, ...]).dump_python(described.sites, mode="json", exclude_defaults=True)
+    short = [{k: v for k, v in site.items() if (k, v) != ("quantizer", site["value"])} for site in sites]
+    return asdict(described) | {"sites": short}
+
+
+def _implied(sites: Iterable[Site], state: Mapping[str, Tensor]) -> set[str]:
+    """The zero-points that quantizers have by themselves, which needn't be written."""
+    made = {f"{fakequant.path_of(site.quantizer)}.zero_point": site for site in sites}
+    return {name for name, site in made.items() if torch.equal(state[name], FakeQuantize(site).zero_point)}
+
+
 def _integers_of(model: nn.Module) -> dict[str, Tensor]:
     """What the quantized weights are rounded to, by the names that a state dict has for their floats."""
     state, found = model.state_dict(), _rounded(model).items()
@@ -175,11 +197,11 @@ def _floats_of(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tenso
     return floats
 
 
-def _rounded(model: nn.Module) -> dict[str, fakequant.FakeQuantize]:
+def _rounded(model: nn.Module) -> dict[str, FakeQuantize]:
     """The quantizers of weights that nothing else reads, by the weights' names."""
     if not isinstance(model, fx.GraphModule):
         return {}
-    readers = dict[str, list[fakequant.FakeQuantize | None]]()
+    readers = dict[str, list[FakeQuantize | None]]()
     for node in model.graph.nodes:
         if node.op == "get_attr":
             behind = [fakequant.quantizer_behind(model, user) for user in node.users]
@@ -251,11 +273,16 @@ def _guess(state: Mapping[str, Tensor]) -> ModelSpec | None:
     return None
 
 
+def _has_default(name: str) -> bool:
+    """Whether a file may leave a tensor out: BatchNorm's counters, and zero-points of fake-quants."""
+    return name.endswith(models.COUNTER) or (name.startswith(fakequant.PREFIX) and name.endswith(".zero_point"))
+
+
 def _fill(path: Path, model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """Load a state dict that must fit to the last tensor."""
     spec = models.spec_of(model)
     own = model.state_dict()
-    state = {name: t for name, t in own.items() if name.endswith(models.COUNTER)} | dict(state)
+    state = {name: t for name, t in own.items() if _has_default(name)} | dict(state)
     state = {name: t for name, t in state.items() if name in own or not name.endswith(models.COUNTER)}
     wanted = {name: tuple(tensor.shape) for name, tensor in own.items()}
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -14,7 +14,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     yield ""
     keys = ("eager", "simulated", "here", "here, exactness", WITHOUT, f"{WITHOUT}, exactness")
     rows = [
-        (row["runtime"], row["file"], *(f"{row[key]:.1f}" if key in row else "-" for key in keys))
+        (row["network"], row["runtime"], row["file"], *(f"{row[key]:.1f}" if key in row else "-" for key in keys))
         for row in found["rows"]
     ]
-    yield from table(("runtime", "made for VNNI (plain) or without (guarded)", *keys), rows)
+    yield from table(("network", "runtime", "made for VNNI (plain) or without (guarded)", *keys), rows)

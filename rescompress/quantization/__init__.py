@@ -116,26 +116,30 @@ def quantize(
         RecipeError: there are no images, or knobs contradict each other.
     """
     target = Target(precision, weight_bits, runtime or DEFAULT, kernels(cpu), first, classifier, float_layers, pixels)
-    solved = target.narrow or (target.static and qat == "off")
-    rounding = rounding or ("gptq" if solved and ctx.data is not None else "nearest")
-    images = _images(ctx, model, target, rounding, max_drop, calibration_images)
-    work = Work(model, images, target)
+    rounding = rounding or _rounding(target, ctx, qat)
+    work = Work(model, _images(ctx, model, target, rounding, max_drop, calibration_images), target)
     if target.static:
         work.calibrate(calibration, calibration_images, calibration_batch)
         work.remedy(equalization, absorption)
-    # What rounding to nearest loses at large weights, the other weights make up for.
-    how = ROUNDINGS.module(rounding)
-    work.place(
-        OBSERVERS.bind(observer),
-        weights or ("mse" if target.narrow and how.SHOWN else "minmax"),
-        importance_images if OBSERVERS.module(observer).WEIGHED else 0,
-        ctx.generator("importance"),
-    )
+    weighed = importance_images if OBSERVERS.module(observer).WEIGHED else 0
+    work.place(OBSERVERS.bind(observer), weights or _weights(target, rounding), weighed, ctx.generator("importance"))
     work.guard()
-    work.round(ROUNDINGS.bind(rounding), calibration_images, ctx.generator("rounding"), exact=how.EXACT)
+    exact = ROUNDINGS.module(rounding).EXACT
+    work.round(ROUNDINGS.bind(rounding), calibration_images, ctx.generator("rounding"), exact=exact)
     work.mix(max_drop, calibration_images, correction)
     work.train(ctx, schedule, qat)
     return work.finished()
+
+
+def _rounding(target: Target, ctx: Context, qat: Scales) -> Choice:
+    """How weights are rounded where nobody says it."""
+    solved = target.narrow or (target.static and qat == "off")
+    return "gptq" if solved and ctx.data is not None else "nearest"
+
+
+def _weights(target: Target, rounding: Choice) -> WeightObserver:
+    """What sets the weights' scales: what 4 bits lose at large weights, others make up for where they are solved."""
+    return "mse" if target.narrow and ROUNDINGS.module(rounding).SHOWN else "minmax"
 
 
 def _images(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from rescompress import checkpoint, fakequant, models
@@ -75,10 +76,25 @@ def test_integers_are_said_to_be_floats(tmp_path: Path) -> None:
 def test_integers_take_a_byte_each(tmp_path: Path) -> None:
     model, path = quantized("cifar", "resnet8"), tmp_path / "floats.safetensors"
     checkpoint.save(model, path)
-    weights = {site.value for site in fakequant.sites_of(model) if site.is_weight}
-    less = 3 * sum(tensor.numel() for name, tensor in model.state_dict().items() if name in weights)
-    saved = path.stat().st_size - export(model, tmp_path).entry.stat().st_size
-    assert saved == pytest.approx(less, rel=0.01)
+    state = model.state_dict()
+    weights = {site.value for site in fakequant.sites_of(model) if site.is_weight} & set(state)
+    less = 3 * sum(state[name].numel() for name in weights)
+    entry = export(model, tmp_path).entry
+    with safe_open(entry, "pt") as file:
+        assert {file.get_slice(name).get_dtype() for name in weights} == {"I8"}
+    assert path.stat().st_size - entry.stat().st_size >= less
+
+
+def test_only_zero_points_that_say_something_are_written(tmp_path: Path) -> None:
+    model = quantized("cifar", "resnet8")
+    points = {name: tensor for name, tensor in model.state_dict().items() if name.endswith(".zero_point")}
+    entry = export(model, tmp_path).entry
+    with safe_open(entry, "pt") as file:
+        written = {name for name in file.keys() if name.endswith(".zero_point")}  # noqa: SIM118 - not a mapping
+    assert written == {name for name, tensor in points.items() if tensor.any()}
+    assert 0 < len(written) < len(points)
+    again = checkpoint.load(entry).state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in points.items())
 
 
 def test_settings_of_the_process_come_back(tmp_path: Path) -> None:
