@@ -121,7 +121,7 @@ def quantize(
     if target.static:
         work.calibrate(calibration, calibration_images, calibration_batch)
         work.remedy(equalization, absorption)
-    weighed = importance_images if OBSERVERS.module(observer).WEIGHED else 0
+    weighed = min(importance_images, calibration_images) if OBSERVERS.module(observer).WEIGHED else 0
     work.place(OBSERVERS.bind(observer), weights or _weights(target, rounding), weighed, ctx.generator("importance"))
     work.guard()
     exact = ROUNDINGS.module(rounding).EXACT

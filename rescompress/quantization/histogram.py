@@ -64,10 +64,10 @@ class Histogram:
         return (x / self.width).floor_().sub_(self.first).clamp_(0, BINS - 1).int()
 
     def weighed(self, weights: Float[Tensor, " bins"]) -> "Histogram":
-        """The same extremes and bins, each count times its weight; these counts themselves if that leaves nothing."""
+        """The same extremes and bins, each count times its weight; as it is where weights are all 0, or not finite."""
         made = copy(self)
         counts = self.counts * weights
-        made.counts = counts if bool(counts.any()) else self.counts
+        made.counts = counts if bool(counts.any() and counts.isfinite().all()) else self.counts
         return made
 
     def update(self, x: Float[Tensor, "..."]) -> None:

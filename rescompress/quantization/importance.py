@@ -76,7 +76,7 @@ def _slopes(
 def _sums(histogram: Histogram, x: Tensor, slope: Tensor) -> Float[Tensor, "2 bins"]:
     """Of the squared gradients in each bin, and of the values there."""
     bins = histogram.bins_of(x).flatten()
-    squares = torch.bincount(bins, slope.flatten().square_(), minlength=BINS)
+    squares = torch.bincount(bins, slope.flatten().square(), minlength=BINS)
     return torch.stack([squares.double(), torch.bincount(bins, minlength=BINS).double()])
 
 

@@ -98,6 +98,14 @@ def test_where_nothing_depends_on_a_value_its_counts_stay() -> None:
     assert torch.equal(found.counts, made.counts)
 
 
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_gradients_without_end_weigh_nothing(odd: float) -> None:
+    made = counted(levels())
+    weights = torch.ones(BINS, dtype=torch.float64)
+    weights[int(made.counts.nonzero()[0])] = odd
+    assert torch.equal(made.weighed(weights).counts, made.counts)
+
+
 def test_what_all_logits_share_weighs_nothing() -> None:
     _, found = weights(Shared(), levels())
     assert share(found, 39, 41) < 1e-6
@@ -131,6 +139,10 @@ def scales(**knobs: Any) -> dict[str, float]:
 def test_it_moves_ranges_of_mse_alone() -> None:
     assert scales() != scales(importance_images=0)
     assert scales(observer="minmax") == scales(observer="minmax", importance_images=0)
+
+
+def test_no_more_images_are_looked_at_than_calibrate() -> None:
+    assert scales() == scales(importance_images=16)
 
 
 def test_gradients_are_taken_where_they_are_switched_off() -> None:
