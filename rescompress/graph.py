@@ -8,7 +8,8 @@ import contextlib
 import copy
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 import torch
@@ -122,7 +123,12 @@ def values(traced: fx.GraphModule) -> dict[str, fx.Node]:
     return {name_of(node): node for node in traced.graph.nodes if "value_name" in node.meta}
 
 
-def watch(traced: fx.GraphModule, images: Tensor, seen: Callable[[fx.Node, Any], None]) -> Any:
+def watch(
+    traced: fx.GraphModule,
+    images: Tensor,
+    seen: Callable[[fx.Node, Any], None],
+    instead: Mapping[fx.Node, Callable[[Tensor], Tensor]] = MappingProxyType({}),
+) -> Any:
     """Run a captured graph, with or without fake-quants, and show each step's value as it is made.
 
     Values are dropped as soon as no later step reads them, so memory is that of one plain run.
@@ -131,20 +137,27 @@ def watch(traced: fx.GraphModule, images: Tensor, seen: Callable[[fx.Node, Any],
         traced: a captured graph.
         images: normalized images ``[n, 3, h, w]``.
         seen: is called with each node and its value, in order of execution.
+        instead: what to run in place of some steps, on the first thing that they read.
 
     Returns:
         What the network gives back.
     """
-    return _Watcher(traced, seen).run(images)
+    return _Watcher(traced, seen, instead).run(images)
 
 
 class _Watcher(fx.Interpreter):
-    def __init__(self, traced: fx.GraphModule, seen: Callable[[fx.Node, Any], None]) -> None:
+    def __init__(
+        self,
+        traced: fx.GraphModule,
+        seen: Callable[[fx.Node, Any], None],
+        instead: Mapping[fx.Node, Callable[[Tensor], Tensor]],
+    ) -> None:
         super().__init__(traced)
-        self._seen = seen
+        self._seen, self._instead = seen, instead
 
     def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
+        run = self._instead.get(n)
+        result = super().run_node(n) if run is None else run(self.env[n.all_input_nodes[0]])
         self._seen(n, result)
         return result
 

@@ -1,8 +1,12 @@
 """Calibration: images pass once, and every value that any runtime's scheme may ask for is watched at the same time."""
 
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Annotated, Any
 
 import torch
@@ -10,7 +14,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, fx, nn
 
-from rescompress import data, graph, models, progress
+from rescompress import data, graph, models, prepacked, progress
 from rescompress.context import Context
 from rescompress.errors import InputRefused
 from rescompress.knobs import checked
@@ -23,6 +27,8 @@ __all__ = ["BINS", "Histogram", "Statistics", "calibrate", "candidates", "collec
 
 SAVE_EVERY_S = 10.0
 """An interrupted calibration loses no more than this."""
+THREADS = 8
+"""At most: each holds the values of its own images."""
 PIXELS, MOST = 2 * 224 * 224, 32
 """Of a step's images together, and their number: larger steps take memory and no less time."""
 
@@ -78,34 +84,38 @@ def gather(
     batches: Iterable[Float[Tensor, "_ 3 h w"]],
     watched: Collection[str],
     found: Statistics | None = None,
+    keep: Callable[[Statistics], None] = lambda made: None,
 ) -> Statistics:
     """Statistics of each watched value; memory doesn't grow with the number of images.
+
+    Each batch has a thread, so that layers don't wait for the values of others to be counted. Counts are exact, so it
+    doesn't matter which is counted first.
 
     Args:
         traced: a captured graph.
         batches: normalized images.
         watched: stable names of values.
         found: statistics that go on from where they are, in place.
+        keep: is called when some batches have been counted whole, and nothing of others.
 
     Raises:
         InputRefused: a value is NaN or infinite; the layer is named.
     """
     made = Statistics() if found is None else found
-    names = set(watched)
-
-    def seen(node: fx.Node, value: Any) -> None:
-        name = node.meta.get("value_name")
-        if name in names:
-            try:
-                made.update(name, value)
-            except ValueError as error:
-                fact = f"The output of {name} is {error}."
-                raise InputRefused(fact, "Check the images and the checkpoint's weights.") from None
-
-    with torch.no_grad():
-        for images in batches:
-            graph.watch(traced, images, seen)
-            made.images += len(images)
+    steps, locks = iter(batches), {name: Lock() for name in watched}
+    with _threads() as (pool, at_once):
+        group = list(islice(steps, at_once))
+        instead = prepacked.convolutions(traced, len(group[0])) if group else {}
+        while group:
+            shown, count = [], made.images
+            for images in group:
+                shown.append(pool.submit(_show, traced, images, count, instead, made, locks))
+                count += len(images)
+            group = list(islice(steps, at_once))
+            for each in shown:
+                each.result()
+            made.images = count
+            keep(made)
     made.wanted = max(made.wanted, made.images)
     return made
 
@@ -140,17 +150,56 @@ def collect(
     made = _begun(Path(file), origin, count, watched) if file is not None else Statistics()
     made.wanted, made.origin = count, origin
     saved = time.monotonic()
-    for step in _steps(split, preprocessing, batch, made.images, count):
-        gather(traced, [step], watched, made)
+
+    def keep(made: Statistics) -> None:
+        nonlocal saved
         if file is not None and (time.monotonic() - saved >= SAVE_EVERY_S or made.images == count):
             made.save(file)
             saved = time.monotonic()
-    return made
+
+    return gather(traced, _steps(split, preprocessing, batch, made.images, count), watched, made, keep)
 
 
 def step_of(preprocessing: Preprocessing, most: int = MOST) -> int:
     """How many images are shown at a time: as many as are small together."""
     return max(1, min(most, PIXELS // preprocessing.crop**2))
+
+
+@contextmanager
+def _threads() -> Iterator[tuple[ThreadPoolExecutor, int]]:
+    """As many threads as PyTorch would take for a layer, each of which takes layers of its own by itself."""
+    before = torch.get_num_threads()
+    count = min(before, THREADS)
+    try:
+        with ThreadPoolExecutor(count, "calibrate", torch.set_num_threads, (1,)) as pool:
+            yield pool, count
+    finally:
+        torch.set_num_threads(before)
+
+
+def _show(
+    traced: fx.GraphModule,
+    images: Float[Tensor, "_ 3 h w"],
+    first: int,
+    instead: Mapping[fx.Node, prepacked.Convolution],
+    made: Statistics,
+    locks: Mapping[str, Lock],
+) -> None:
+    """Count what some images are like in each value that has a lock."""
+
+    def seen(node: fx.Node, value: Any) -> None:
+        name = node.meta.get("value_name", "")
+        if name not in locks:
+            return
+        try:
+            with locks[name]:
+                made.update(name, value, first)
+        except ValueError as error:
+            fact = f"The output of {name} is {error}."
+            raise InputRefused(fact, "Check the images and the checkpoint's weights.") from None
+
+    with torch.no_grad():
+        graph.watch(traced, images, seen, instead)
 
 
 def _begun(file: Path, origin: Origin, count: int, watched: Collection[str]) -> Statistics:

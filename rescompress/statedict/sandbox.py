@@ -108,6 +108,8 @@ def _run(command: list[str], folder: Path, seconds: float) -> tuple[int | None, 
             start_new_session=True,
         )
         try:
+            # Who reads weights captures a graph next. What PyTorch imports for it takes a second, here well spent.
+            importlib.import_module("torch._dynamo")
             process.wait(seconds)
         except subprocess.TimeoutExpired:
             return None, b""

@@ -22,7 +22,7 @@ from tests.networks import captured, context, fused, noise, quantized, stock
 from tests.quantization.test_histogram import histogram, outcome
 
 NETWORKS = [("cifar", "resnet8"), ("se", "se_resnet18"), ("preact", "preact_resnet18")]
-FIRST = 24
+FIRST = 16
 """Images after which the calibrations below are interrupted."""
 
 
@@ -92,6 +92,35 @@ def test_the_batch_hardly_changes_what_a_network_shows() -> None:
         assert (made.low, made.high) == pytest.approx((other[name].low, other[name].high), rel=1e-5)
         assert (made.total, made.width, made.first) == (other[name].total, other[name].width, other[name].first)
         assert (made.counts - other[name].counts).abs().sum() <= made.total / 1000
+
+
+def test_the_number_of_threads_changes_nothing() -> None:
+    """What a thread does, it does alone; only which is first differs."""
+    traced, before = captured("cifar", "resnet8"), torch.get_num_threads()
+    found = []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        try:
+            found.append(gather(traced, noise(traced, 12).split(2), candidates(traced)))
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+    for name, made in found[0].histograms.items():
+        for other in found[1:]:
+            assert outcome(other.histograms[name]) == outcome(made)
+            assert torch.equal(other.channels[name], found[0].channels[name])
+
+
+def test_what_is_kept_has_whole_batches_only() -> None:
+    traced, seen = captured("cifar", "resnet8"), list[tuple[int, int]]()
+
+    def keep(made: Statistics) -> None:
+        seen.append((made.images, made.histogram("linear").total))
+
+    found = gather(traced, noise(traced, 11).split(2), ["linear"], keep=keep)
+    assert [total for _, total in seen] == [10 * images for images, _ in seen]
+    assert [images for images, _ in seen] == sorted({images for images, _ in seen})
+    assert seen[-1][0] == found.images == 11
 
 
 def test_a_broken_layer_is_named() -> None:
@@ -177,7 +206,7 @@ calibration.SAVE_EVERY_S = 0
 steps = calibration._steps
 def mortal(*arguments):
     for number, images in enumerate(steps(*arguments)):
-        if number * 8 == {FIRST}:
+        if number * 8 == {FIRST} + 8:  # the images before are being counted, and aren't kept
             os.kill(os.getpid(), signal.SIGKILL)
         yield images
 calibration._steps = mortal
